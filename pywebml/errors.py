@@ -25,8 +25,13 @@
     │   ├── UnknownTaskError          no such task
     │   ├── InputError                the task cannot work on this input
     │   └── UnsupportedModelError     the task cannot use this model
-    └── EngineError                   the engine
-        └── EngineClosedError         the engine was terminated
+    ├── EngineError                   the engine
+    │   └── EngineClosedError         the engine was terminated
+    └── PrepareError                  preparing models and mirrors, outside the browser
+        ├── SourceError               the checkpoint is missing, not safe to read, or not the expected bytes
+        ├── ConversionError           the model cannot be converted
+        ├── ToleranceError            the converted model is too far from the original
+        └── RecordError               a record cannot be published in a settings mirror
 
 A message says what happened, with which values, and what to do about it. `details` carries the same values
 for programs; they survive the way from Python to JavaScript.
@@ -153,3 +158,23 @@ class EngineError(PywebmlError):
 
 class EngineClosedError(EngineError):
     """The engine was terminated."""
+
+
+class PrepareError(PywebmlError):
+    """Preparing models and mirrors, outside the browser: base class."""
+
+
+class SourceError(PrepareError):
+    """The checkpoint is missing, not safe to read, or not the expected bytes."""
+
+
+class ConversionError(PrepareError):
+    """The model cannot be converted. The message carries the exporter's own words where there are any."""
+
+
+class ToleranceError(PrepareError):
+    """The converted model is too far from the original. Details: `dtype`, `max_abs_error`, `worst_cosine`."""
+
+
+class RecordError(PrepareError):
+    """A record cannot be published in a settings mirror. Details: `collection`."""

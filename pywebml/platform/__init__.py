@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,8 +195,8 @@ class Session(Protocol):
 
     inputs: Sequence[TensorInfo]
     outputs: Sequence[TensorInfo]
-    last_run_ms: float
-    """Milliseconds that the runtime itself took in the latest run."""
+    total_run_ms: float
+    """Milliseconds that the runtime itself took in all runs so far, without copies in and out."""
 
     async def run(
         self,
@@ -263,7 +264,8 @@ class Platform(Protocol):
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Response:
-        """Send a request and wait for the answer's head (`timeout` seconds at most). Cookies are never sent.
+        """Send a request and wait for the answer's head (`timeout` seconds at most). Cookies go to
+        the page's own origin only.
 
         Raises:
             NetworkError: No answer.
@@ -311,18 +313,34 @@ def in_browser() -> bool:
 
 
 _current: Platform | None = None
+_starting: asyncio.Task[Platform] | None = None
 
 
-def get_platform() -> Platform:
-    """The platform of these surroundings, made on first use."""
-    global _current
+async def get_platform() -> Platform:
+    """The platform of these surroundings, made on first use.
+
+    Raises:
+        RuntimeStartError: The browser's side of it could not be loaded.
+    """
+    global _current, _starting
     if _current is None:
-        if in_browser():
-            from pywebml.platform.browser import BrowserPlatform
-
-            _current = BrowserPlatform()
-        else:
-            from pywebml.platform.native import NativePlatform
-
-            _current = NativePlatform()
+        if _starting is None or _starting.done():
+            _starting = asyncio.ensure_future(_start())
+        _current = await asyncio.shield(_starting)
     return _current
+
+
+async def _start() -> Platform:
+    if in_browser():
+        from pywebml.platform.browser import BrowserPlatform
+
+        return await BrowserPlatform.load()
+    from pywebml.platform.native import NativePlatform
+
+    return NativePlatform()
+
+
+def set_platform(platform: Platform | None) -> None:
+    """Use `platform` from now on; None goes back to the default. For tests and for embedding."""
+    global _current, _starting
+    _current, _starting = platform, None

@@ -8,8 +8,8 @@ Layout below the cache folder:
     writers/<unique>.lock             locked while its process lives
     writers/<unique>/                 what that process is still writing
 
-File names are hashes, so that no key can leave the folder, grow too long, or meet another one on a file system
-that ignores case.
+File names are hashes, so that no key can leave the folder, grow too long, or meet another one on a file
+system that ignores case.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +56,7 @@ def default_cache_dir() -> Path:
 
 
 def _try_lock(descriptor: int, *, wait: bool) -> bool:
-    """Lock a file for as long as `descriptor` is open, against other processes and other opens of this one."""
+    """Lock a file while `descriptor` is open, against other processes and other descriptors."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -102,14 +103,14 @@ class FileStorage:
         self._scratch: Path | None = None
 
     async def call(self, work: Callable[[], Result]) -> Result:
-        """Do `work` in a thread, with the folder open, and name what went wrong."""
+        """Do `work` in a thread, as `block` does."""
+        return await asyncio.to_thread(self.block, work)
 
-        def guarded() -> Result:
-            with self._named_errors():
-                self._open()
-                return work()
-
-        return await asyncio.to_thread(guarded)
+    def block(self, work: Callable[[], Result]) -> Result:
+        """Do `work` with the folder open, and name what went wrong."""
+        with self._named_errors():
+            self._open()
+            return work()
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -118,8 +119,8 @@ class FileStorage:
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise QuotaExceededError(
-                    f"No room left for {self.root} ({error.strerror}). Free some disk space, delete models that "
-                    "are no longer needed, or set PYWEBML_CACHE_DIR to a folder on another disk.",
+                    f"No room left for {self.root} ({error.strerror}). Free some disk space, delete models "
+                    "that are no longer needed, or set PYWEBML_CACHE_DIR to a folder on another disk.",
                     path=str(self.root),
                 ) from error
             raise StoreUnavailableError(
@@ -218,9 +219,7 @@ class FileStorage:
         except (ValueError, RecursionError):
             return None
         wanted = {"key": list, "data": str, "size": int, "sha256": str, "updated": float, "metadata": dict}
-        if not isinstance(record, dict) or any(
-            not isinstance(record.get(name), kind) for name, kind in wanted.items()
-        ):
+        if not isinstance(record, dict) or any(not isinstance(record.get(name), kind) for name, kind in wanted.items()):
             return None
         key = record["key"]
         if len(key) != 4 or any(not isinstance(part, str) for part in key):
@@ -270,7 +269,9 @@ class FileStorage:
         """Do something with the data file, which may be replaced at any moment before."""
         for _ in range(_ATTEMPTS):
             record = self._record_of(self._blobs / f"{self._stem(key)}.json")
-            if record is None or self._info_of(record) is None:
+            if record is None:
+                break
+            if self._info_of(record) is None:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 return action(self._blobs / record["data"])
@@ -278,9 +279,7 @@ class FileStorage:
             f"{key.path!r} of {key.owner!r} ({key.revision!r}) is not in the store.", key=list(_parts(key))
         )
 
-    def publish(
-        self, key: BlobKey, draft: Path, size: int, sha256: str, metadata: Mapping[str, Any]
-    ) -> BlobInfo:
+    def publish(self, key: BlobKey, draft: Path, size: int, sha256: str, metadata: Mapping[str, Any]) -> BlobInfo:
         """Make a written file visible, in place of an older one."""
         stem = self._stem(key)
         record: dict[str, Any] = {
@@ -328,9 +327,9 @@ def _parts(key: BlobKey) -> tuple[str, str, str, str]:
     return key.kind, key.owner, key.revision, key.path
 
 
-def _close_draft(descriptor: int, path: Path) -> None:
+def _close_draft(file: FileIO, path: Path) -> None:
     with contextlib.suppress(OSError):
-        os.close(descriptor)
+        file.close()
     _discard(path)
 
 
@@ -341,11 +340,11 @@ class FileBlobWriter:
         self._storage = storage
         self._key = key
         self._path = path
-        self._descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o600)
+        self._file = FileIO(path, "x")
         # Only one thread works on the file: a write whose caller was cancelled goes on in its thread, and
         # `abort` has to wait for it.
         self._lock = threading.Lock()
-        self._close = weakref.finalize(self, _close_draft, self._descriptor, path)
+        self._close = weakref.finalize(self, _close_draft, self._file, path)
         self._hash = hashlib.sha256()
         self._size = 0
         self._finished = False
@@ -359,7 +358,7 @@ class FileBlobWriter:
                 self._check_open()
                 rest = memoryview(data)
                 while rest:
-                    count = os.write(self._descriptor, rest)
+                    count = self._file.write(rest) or 0
                     self._hash.update(rest[:count])
                     self._size += count
                     rest = rest[count:]
@@ -373,7 +372,8 @@ class FileBlobWriter:
             with self._lock:
                 if not self._finished:
                     self._check_open()
-                    os.fsync(self._descriptor)
+                    os.fsync(self._file.fileno())
+                    self._file.close()
                     self._finished = True
                 return self._size, self._hash.hexdigest()
 
@@ -417,9 +417,7 @@ class FileBlobStore:
 
     async def open_writer(self, key: BlobKey) -> FileBlobWriter:
         """Start writing a file."""
-        return await self._storage.call(
-            lambda: FileBlobWriter(self._storage, key, self._storage.scratch_path())
-        )
+        return await self._storage.call(lambda: FileBlobWriter(self._storage, key, self._storage.scratch_path()))
 
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """What is stored under this name."""

@@ -440,13 +440,7 @@ export class StoreWriter {
         "readwrite",
         label(this.key),
         async (tx) => {
-          // Without the entry somebody took this writer for dead and removed its parts.
-          if ((await tx.objectStore("writes").getKey(this.#blob)) === undefined) {
-            throw new NamedError(
-              "StoreError",
-              `The storage of ${label(this.key)} was cleared while it was written. Download it again.`,
-            );
-          }
+          await this.#checkAlive(tx);
           const older = await tx.objectStore("files").get(this.key);
           if (older !== undefined) {
             await tx.objectStore("parts").delete(partsOf(older.blob));
@@ -498,9 +492,10 @@ export class StoreWriter {
     }
     const part = this.#filled === PART_SIZE ? buffer : buffer.slice(0, this.#filled);
     try {
-      await this.#store.transact(["parts"], "readwrite", label(this.key), (tx) =>
-        tx.objectStore("parts").put(part, [this.#blob, this.#parts]),
-      );
+      await this.#store.transact(["parts", "writes"], "readwrite", label(this.key), async (tx) => {
+        await this.#checkAlive(tx);
+        await tx.objectStore("parts").put(part, [this.#blob, this.#parts]);
+      });
     } catch (error) {
       // A hole cannot be filled later.
       this.#state = "failed";
@@ -508,6 +503,16 @@ export class StoreWriter {
     }
     this.#parts += 1;
     this.#filled = 0;
+  }
+
+  /** Without its entry in `writes`, parts of this writer would belong to nobody. */
+  async #checkAlive(tx: Transaction<"readwrite">): Promise<void> {
+    if ((await tx.objectStore("writes").getKey(this.#blob)) === undefined) {
+      throw new NamedError(
+        "StoreError",
+        `The storage was cleared while ${label(this.key)} was written to it. Download the file again.`,
+      );
+    }
   }
 
   #expect(state: "open", call: string): void {

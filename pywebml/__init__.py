@@ -1,0 +1,40 @@
+"""An in-browser ML runtime as a Python package; the same API runs in CPython.
+
+engine = await pywebml.create_engine(task_name="feature-extraction")
+vectors = await engine.run("A sentence.", pooling="mean", normalize=True)
+"""
+
+from pywebml.abort import AbortController, AbortSignal
+from pywebml.engine import Engine, RunMetrics, create_engine, get_engine, list_engines
+from pywebml.hub import ModelHub
+from pywebml.options import Configuration, PipelineOptions, configure
+from pywebml.pipelines import Pipeline, pipeline
+from pywebml.platform import get_platform
+from pywebml.progress import ProgressEvent
+from pywebml.settings import RemoteSettings
+from pywebml.tasks import TaskContext, task
+from pywebml.tokenization import Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbortController",
+    "AbortSignal",
+    "Configuration",
+    "Engine",
+    "ModelHub",
+    "Pipeline",
+    "PipelineOptions",
+    "ProgressEvent",
+    "RemoteSettings",
+    "RunMetrics",
+    "TaskContext",
+    "Tokenizer",
+    "configure",
+    "create_engine",
+    "get_engine",
+    "get_platform",
+    "list_engines",
+    "pipeline",
+    "task",
+]

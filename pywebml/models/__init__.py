@@ -1,0 +1,6 @@
+"""Which files a model consists of, and what its `config.json` says."""
+
+from pywebml.models.config import ModelConfig
+from pywebml.models.files import DTYPE_SUFFIXES, ModelModule, model_modules
+
+__all__ = ["DTYPE_SUFFIXES", "ModelConfig", "ModelModule", "model_modules"]

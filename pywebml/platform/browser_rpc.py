@@ -1,0 +1,155 @@
+"""Calls from the page: JavaScript messages in, plain Python calls, JavaScript messages out."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import js
+import numpy as np
+from pyodide.ffi import JsProxy, to_js
+
+from pywebml.abort import AbortController, AbortSignal
+from pywebml.errors import PywebmlError
+from pywebml.platform import DTYPES, Array, NetworkError
+from pywebml.progress import ProgressEvent
+
+_TYPED_ARRAYS = {
+    "float32": "Float32Array",
+    "float64": "Float64Array",
+    "int8": "Int8Array",
+    "uint8": "Uint8Array",
+    "int16": "Int16Array",
+    "uint16": "Uint16Array",
+    "int32": "Int32Array",
+    "uint32": "Uint32Array",
+    "int64": "BigInt64Array",
+    "uint64": "BigUint64Array",
+    # Not every browser has an array for these, so their bits cross in one of the same size.
+    "float16": "Uint16Array",
+    "bool": "Uint8Array",
+}
+_TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Call(Protocol):
+    """What a handler can tell the page while it works."""
+
+    signal: AbortSignal
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Report a step."""
+
+    def chunk(self, value: Any) -> None:
+        """Send a piece of the result."""
+
+
+Handler = Callable[[str, dict[str, Any], Call], Awaitable[Any]]
+
+
+def serve(channel: Any, handler: Handler) -> Callable[[Any], None]:
+    """Answer calls with `handler`.
+
+    Args:
+        channel: Its `post(id, kind, value)` sends to the page.
+        handler: Gets method name and parameters; its result, or its error, goes back.
+
+    Returns:
+        The function that takes messages from the page.
+    """
+    calls: dict[int, _Call] = {}
+
+    def receive(message: Any) -> None:
+        number: int = message.id
+        reason = getattr(message, "abort", None)
+        if reason is not None:
+            if number in calls:
+                calls[number].abort(str(reason))
+            return
+        call = _Call(channel, number)
+        calls[number] = call
+        work = _answer(call, handler, str(message.method), message.params.to_py())
+        # The first step runs at once instead of in a turn of the event loop of its own.
+        call.task = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+        call.task.add_done_callback(lambda _: calls.pop(number))
+
+    return receive
+
+
+class _Call:
+    def __init__(self, channel: Any, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._controller = AbortController()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def signal(self) -> AbortSignal:
+        return self._controller.signal
+
+    def abort(self, reason: str) -> None:
+        self._controller.abort(reason)
+
+    def progress(self, event: ProgressEvent) -> None:
+        self.post("progress", event.to_dict())
+
+    def chunk(self, value: Any) -> None:
+        self.post("chunk", value)
+
+    def post(self, kind: str, value: Any) -> None:
+        self._channel.post(self._number, kind, to_js_value(value))
+
+
+async def _answer(call: _Call, handler: Handler, method: str, params: dict[str, Any]) -> None:
+    try:
+        call.post("result", await handler(method, params, call))
+    except PywebmlError as error:
+        call.post("error", _error_data(type(error).__name__, error.message, error.details))
+    except NetworkError as error:
+        call.post("error", _error_data("PywebmlError", f"The network failed: {error}", {}))
+    except Exception as error:
+        # A fault of ours, or of a registered task: the page gets what a report needs.
+        details = {"traceback": traceback.format_exc()}
+        call.post("error", _error_data("PywebmlError", f"Unexpected {type(error).__name__}: {error}", details))
+
+
+def _error_data(name: str, message: str, details: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "message": message, "details": details}
+
+
+def to_js_value(value: Any) -> Any:
+    """Plain data for the page: dicts become objects, arrays become `{dims, type, data}` with a typed array."""
+    if isinstance(value, np.ndarray):
+        return _tensor(value)
+    return to_js(value, dict_converter=js.Object.fromEntries, default_converter=_convert_other)
+
+
+def _convert_other(value: Any, _convert: Callable[[Any], Any], _cache: Callable[[Any, Any], None]) -> Any:
+    if isinstance(value, np.ndarray):
+        return _tensor(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, JsProxy):
+        return value
+    raise PywebmlError(
+        f"A result of type {type(value).__name__} cannot be sent to the page; give plain data or numpy arrays.",
+        type=type(value).__name__,
+    )
+
+
+def _tensor(array: Array) -> Any:
+    if array.dtype.kind in "OU":
+        kind, data = "string", to_js(array.ravel().tolist())
+    else:
+        kind = _TYPE_OF_DTYPE[array.dtype]
+        data = getattr(js, _TYPED_ARRAYS[kind]).new(array.size)
+        if array.size:
+            data.assign(_bits(np.ascontiguousarray(array)).reshape(-1))
+    return js.Object.fromEntries(to_js([["dims", list(array.shape)], ["type", kind], ["data", data]]))
+
+
+def _bits(array: Array) -> Array:
+    same_bits = {"float16": np.uint16, "bool": np.uint8}
+    return array.view(same_bits[array.dtype.name]) if array.dtype.name in same_bits else array

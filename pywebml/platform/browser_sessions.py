@@ -1,0 +1,169 @@
+"""Sessions in a Web Worker, driven from Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
+
+import js
+import numpy as np
+from pyodide.ffi import to_js
+
+from pywebml.errors import InferenceError
+from pywebml.platform import DTYPES, Array, BlobKey, Feed, TensorHandle, TensorInfo
+from pywebml.platform.browser_errors import crossing
+
+TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class BrowserSessionWorker:
+    """One Web Worker with its own runtime."""
+
+    def __init__(self, proxy: Any) -> None:
+        self._proxy = proxy
+
+    async def create_session(
+        self,
+        model: BlobKey,
+        *,
+        external_data: Mapping[str, BlobKey] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> BrowserSession:
+        """See `SessionWorker.create_session`."""
+        files = [[name, list(astuple(key))] for name, key in (external_data or {}).items()]
+        text = await crossing(
+            self._proxy.createSession(to_js(list(astuple(model))), to_js(files), json.dumps(dict(options or {})))
+        )
+        return BrowserSession(self._proxy, json.loads(text))
+
+    def terminate(self) -> None:
+        """See `SessionWorker.terminate`."""
+        self._proxy.terminate()
+
+
+class BrowserSession:
+    """A model in a session worker."""
+
+    def __init__(self, worker: Any, loaded: dict[str, Any]) -> None:
+        self._worker = worker
+        self._session: int = loaded["session"]
+        self.inputs: Sequence[TensorInfo] = [_tensor_info(values) for values in loaded["inputs"]]
+        self.outputs: Sequence[TensorInfo] = [_tensor_info(values) for values in loaded["outputs"]]
+        self.total_run_ms = 0.0
+        self._released = False
+
+    async def run(
+        self,
+        feeds: Mapping[str, Feed],
+        *,
+        outputs: Collection[str] | None = None,
+        keep: Collection[str] = (),
+    ) -> dict[str, Feed]:
+        """See `Session.run`."""
+        described: list[list[Any]] = []
+        payloads: list[Any] = []
+        for name, feed in feeds.items():
+            if isinstance(feed, BrowserTensorHandle):
+                described.append([name, feed.number()])
+                payloads.append(None)
+            else:
+                kind, payload = _to_payload(name, feed)
+                described.append([name, kind, np.shape(feed)])
+                payloads.append(payload)
+        results = await crossing(
+            self._worker.run(
+                self._session,
+                json.dumps(described),
+                to_js(payloads),
+                None if outputs is None else to_js(list(outputs)),
+                to_js(list(keep)),
+            )
+        )
+        run_ms, description, values = results
+        self.total_run_ms += run_ms
+        tensors: dict[str, Feed] = {}
+        for index, (name, kind, shape, handle) in enumerate(json.loads(description)):
+            if handle is None:
+                tensors[name] = _from_payload(kind, shape, values[index])
+            else:
+                tensors[name] = BrowserTensorHandle(self._worker, handle, kind, tuple(shape))
+        return tensors
+
+    async def release(self) -> None:
+        """See `Session.release`."""
+        if not self._released:
+            self._released = True
+            await crossing(self._worker.releaseSession(self._session))
+
+
+class BrowserTensorHandle:
+    """A tensor that stayed in a session worker."""
+
+    def __init__(self, worker: Any, handle: int, kind: str, shape: tuple[int, ...]) -> None:
+        self._worker = worker
+        self._handle = handle
+        self._released = False
+        self.type = kind
+        self.shape = shape
+
+    def number(self) -> int:
+        """What the worker calls it.
+
+        Raises:
+            InferenceError: It was released.
+        """
+        if self._released:
+            raise InferenceError("This tensor was released; its values are gone.", shape=list(self.shape))
+        return self._handle
+
+    async def fetch(self) -> Array:
+        """See `TensorHandle.fetch`."""
+        description, values = await crossing(self._worker.fetchTensor(self.number()))
+        ((_, kind, shape, _),) = json.loads(description)
+        return _from_payload(kind, shape, values[0])
+
+    def release(self) -> None:
+        """See `TensorHandle.release`."""
+        if not self._released:
+            self._released = True
+            self._worker.releaseTensor(self._handle)
+
+
+def _to_payload(name: str, feed: Array | TensorHandle) -> tuple[str, Any]:
+    if not isinstance(feed, np.ndarray):
+        raise InferenceError(
+            f"Input '{name}' is a {type(feed).__name__}; give a numpy array, or a tensor of the same session worker.",
+            input=name,
+        )
+    if feed.dtype.kind in "OU":
+        strings = feed.ravel().tolist()
+        if not all(isinstance(item, str) for item in strings):
+            raise InferenceError(f"Input '{name}' has elements that are not texts.", input=name)
+        return "string", to_js(strings)
+    kind = TYPE_OF_DTYPE.get(feed.dtype.newbyteorder("="))
+    if kind is None:
+        raise InferenceError(
+            f"Input '{name}' has the dtype {feed.dtype}, which no model takes; use one of {', '.join(DTYPES)}.",
+            input=name,
+        )
+    buffer = js.Uint8Array.new(feed.nbytes)
+    if feed.nbytes:
+        # Seen as bytes, float16 and bool cross like everything else.
+        native = np.ascontiguousarray(feed, dtype=DTYPES[kind])
+        buffer.assign(native.reshape(-1).view(np.uint8))
+    return kind, buffer
+
+
+def _from_payload(kind: str, shape: list[int], payload: Any) -> Array:
+    if kind == "string":
+        return np.array(payload.to_py(), dtype=object).reshape(shape)
+    array: Array = np.empty(shape, dtype=DTYPES[kind])
+    if array.nbytes:
+        payload.assign_to(array.reshape(-1).view(np.uint8))
+    return array
+
+
+def _tensor_info(values: dict[str, Any]) -> TensorInfo:
+    return TensorInfo(values["name"], values["type"], tuple(values["shape"]))

@@ -1,0 +1,164 @@
+"""The platform of CPython: httpx, files and onnxruntime."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import locale
+import os
+import platform
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+
+import httpx
+
+from pywebml.platform import BlobKey, BlobStore, BlobWriter, DocumentStore, Environment, NetworkError
+from pywebml.platform.native_sessions import NativeSessionWorker
+from pywebml.platform.native_store import (
+    FileBlobStore,
+    FileDocumentStore,
+    FileStorage,
+    default_cache_dir,
+)
+
+_CONNECT_SECONDS = 30.0
+_PIECE_BYTES = 256 * 1024
+_OS_NAMES = {"Windows": "WINNT"}
+
+
+@contextmanager
+def _network_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.TimeoutException, TimeoutError) as error:
+        raise NetworkError(f"{url} did not answer in time ({type(error).__name__}).") from error
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError) as error:
+        raise NetworkError(f"{url}: {error or type(error).__name__}") from error
+
+
+class NativeResponse:
+    """An HTTP answer over httpx, with the connection that it came on."""
+
+    def __init__(self, client: httpx.AsyncClient, response: httpx.Response) -> None:
+        self.url = str(response.url)
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self._client = client
+        self._response = response
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body."""
+        body = bytearray()
+        try:
+            with _network_errors(self.url):
+                async for piece in self._response.aiter_bytes():
+                    body += piece
+                    if len(body) > limit:
+                        raise NetworkError(f"{self.url} answered more than the {limit} bytes allowed here.")
+        finally:
+            await self.close()
+        return bytes(body)
+
+    async def save(self, writer: BlobWriter, on_bytes: Callable[[int], None]) -> None:
+        """Stream the body into `writer`."""
+        pieces = self._response.aiter_bytes(_PIECE_BYTES)
+        try:
+            while True:
+                # Errors of the writer are the store's own and pass as they are.
+                with _network_errors(self.url):
+                    piece = await anext(pieces, None)
+                if piece is None:
+                    return
+                await writer.write(piece)
+                on_bytes(len(piece))
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Give up the rest of the body."""
+        await self._client.aclose()
+
+
+class NativePlatform:
+    """Everything outside, in CPython.
+
+    Args:
+        cache_dir: Where blobs and documents are kept, made on first use. None: PYWEBML_CACHE_DIR, else
+            `pywebml` in the operating system's own place for caches.
+        stall_seconds: How long a connection may stay silent.
+    """
+
+    def __init__(self, cache_dir: Path | None = None, *, stall_seconds: float = 60.0) -> None:
+        self._storage = FileStorage(Path(cache_dir) if cache_dir is not None else default_cache_dir())
+        self._stall_seconds = stall_seconds
+        self._tls: ssl.SSLContext | None = None
+        self.blobs: BlobStore = FileBlobStore(self._storage)
+        self.documents: DocumentStore = FileDocumentStore(self._storage)
+        self.environment = Environment(
+            name="native",
+            base_url="",
+            cross_origin_isolated=True,
+            hardware_concurrency=os.cpu_count() or 1,
+            locale=_locale(),
+            os_name=_OS_NAMES.get(platform.system(), platform.system()),
+            runtime_version=_runtime_version(),
+            needs_runtime_file=False,
+        )
+
+    async def request(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> NativeResponse:
+        """Send a request and wait for the answer's head."""
+        if self._tls is None:
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
+        # A client per request: connections belong to one event loop, and a kept client could meet another.
+        client = httpx.AsyncClient(
+            verify=self._tls,
+            follow_redirects=True,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={"user-agent": "pywebml"},
+            timeout=httpx.Timeout(self._stall_seconds, connect=min(_CONNECT_SECONDS, self._stall_seconds)),
+        )
+        try:
+            with _network_errors(url):
+                request = client.build_request(method, url, headers=dict(headers or {}))
+                async with asyncio.timeout(timeout):
+                    response = await client.send(request, stream=True)
+        except BaseException:
+            await client.aclose()
+            raise
+        return NativeResponse(client, response)
+
+    async def start_session_worker(self, runtime: BlobKey | None, *, num_threads: int) -> NativeSessionWorker:
+        """Start the runtime: the installed onnxruntime, so `runtime` is not looked at."""
+        return await NativeSessionWorker.start(self._storage, num_threads)
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+
+def _locale() -> str:
+    name = (locale.getlocale()[0] or "").replace("_", "-")
+    # The C locale is no language.
+    return name if name and name != "C" else "en-US"
+
+
+def _runtime_version() -> str:
+    try:
+        return importlib.metadata.version("onnxruntime")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,121 @@
+"""What a task is, and the table of tasks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pywebml.errors import TaskError, UnknownTaskError
+from pywebml.models import ModelConfig
+from pywebml.platform import Session
+from pywebml.tokenization import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What an engine gives its task.
+
+    Attributes:
+        model_id: For messages.
+        config: The model's `config.json`; None for a task without a model.
+        tokenizer: None when the task did not ask for one.
+        sessions: By module name (`model`, `encoder_model`, …).
+    """
+
+    model_id: str
+    config: ModelConfig | None
+    tokenizer: Tokenizer | None
+    sessions: Mapping[str, Session]
+
+
+class Task(Protocol):
+    """A loaded task. Built once per engine, called for every run."""
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        """Work on one input. Arguments, options and result are those of the Hugging Face pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDefinition:
+    """A row of the table of tasks.
+
+    Attributes:
+        name: Hugging Face task name.
+        build: Makes the task from what the engine loaded.
+        modules: Model files it needs; none for a task that needs no model.
+        tokenizer: Whether it needs a tokenizer.
+        default_model: Used when neither settings nor caller name one.
+    """
+
+    name: str
+    build: Callable[[TaskContext], Task]
+    modules: tuple[str, ...]
+    tokenizer: bool
+    default_model: str | None
+
+
+_tasks: dict[str, TaskDefinition] = {}
+
+Built = TypeVar("Built", bound=Callable[..., Any])
+
+
+def task(
+    name: str,
+    *,
+    modules: tuple[str, ...] = (),
+    tokenizer: bool = False,
+    default_model: str | None = None,
+) -> Callable[[Built], Built]:
+    """Register a task: a class that is made from a `TaskContext` and has `async run`, or an async function whose
+    first argument is the `TaskContext`.
+
+    Args:
+        name: What `task_name` will be. A later registration of the same name replaces the earlier one.
+        modules: Model files that it needs, such as `("model",)`.
+        tokenizer: Whether it needs the model's tokenizer.
+        default_model: Used when neither settings nor caller name one.
+    """
+
+    def register(builder: Built) -> Built:
+        build: Callable[[TaskContext], Task] = builder
+        if not isinstance(builder, type):
+            build = _function_task(builder)
+        _tasks[name] = TaskDefinition(name, build, modules, tokenizer, default_model)
+        return builder
+
+    return register
+
+
+def get_task(name: str) -> TaskDefinition:
+    """The definition of a task.
+
+    Raises:
+        UnknownTaskError: There is none of this name.
+    """
+    if name not in _tasks:
+        near = difflib.get_close_matches(name, _tasks, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"Known tasks: {', '.join(sorted(_tasks))}."
+        raise UnknownTaskError(f"There is no task '{name}'. {hint}", task=name)
+    return _tasks[name]
+
+
+def task_names() -> list[str]:
+    """All registered tasks, in alphabetical order."""
+    return sorted(_tasks)
+
+
+class _FunctionTask:
+    def __init__(self, function: Callable[..., Awaitable[Any]], context: TaskContext) -> None:
+        self._function = function
+        self._context = context
+
+    async def run(self, *args: Any, **options: Any) -> Any:
+        return await self._function(self._context, *args, **options)
+
+
+def _function_task(function: Callable[..., Awaitable[Any]]) -> Callable[[TaskContext], Task]:
+    if not callable(function):
+        raise TaskError(f"A task is a class or an async function, not {type(function).__name__}.")
+    return lambda context: _FunctionTask(function, context)

@@ -1,0 +1,162 @@
+"""Reading of untrusted JSON: every wrong type and missing key becomes a `TokenizerError` that names its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Final, TypeGuard
+
+from pywebml.errors import TokenizerError
+
+_ID_LIMIT: Final = 2**32
+_KINDS: Final = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+class Required:
+    """Type of the default that means: there is none, the key must be there."""
+
+
+REQUIRED: Final = Required()
+
+
+def wrong_type(place: str, expected: str, value: object) -> TokenizerError:
+    """The error for a value of a wrong type."""
+    found = _KINDS.get(type(value), type(value).__name__)
+    return TokenizerError(
+        f"{place}: expected {expected}, found {found}. The file is damaged or not a tokenizer file.",
+        place=place,
+        expected=expected,
+        found=found,
+    )
+
+
+def is_id(value: object) -> TypeGuard[int]:
+    """Whether this can be a token's id: an integer of 32 bits without sign."""
+    return type(value) is int and 0 <= value < _ID_LIMIT
+
+
+class Fields:
+    """A JSON object that knows its place in the file.
+
+    Args:
+        value: What the JSON parser gave.
+        place: Where it stands, for messages: `tokenizer.json`, `tokenizer.json: model`, ….
+
+    Raises:
+        TokenizerError: `value` is not an object. Every reader below raises it too: for a missing key without a
+            default, and for a value of another type.
+    """
+
+    def __init__(self, value: object, place: str) -> None:
+        if not isinstance(value, dict):
+            raise wrong_type(place, "an object", value)
+        self._values: dict[str, object] = value
+        self.place = place
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Fields:
+        """Read a whole file."""
+        try:
+            return cls(json.loads(data.decode("utf-8")), name)
+        except (ValueError, RecursionError) as error:
+            # A UnicodeDecodeError and a JSONDecodeError are both ValueErrors.
+            raise TokenizerError(
+                f"{name} is not JSON in UTF-8: {error}. Download the file again.", place=name
+            ) from error
+
+    def place_of(self, name: str) -> str:
+        """The place of one of the values."""
+        return f"{self.place}.{name}"
+
+    def has(self, name: str) -> bool:
+        """Whether there is a value, and it is not null."""
+        return self._values.get(name) is not None
+
+    def value(self, name: str) -> object:
+        """A value of any type; None when it is null or missing."""
+        return self._values.get(name)
+
+    def items(self) -> Iterator[tuple[str, object]]:
+        """All keys and values."""
+        return iter(self._values.items())
+
+    def string(self, name: str, default: str | Required = REQUIRED) -> str:
+        """A string."""
+        value = self._get(name, default)
+        if not isinstance(value, str):
+            raise wrong_type(self.place_of(name), "a string", value)
+        return value
+
+    def boolean(self, name: str, default: bool | Required = REQUIRED) -> bool:
+        """A boolean."""
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise wrong_type(self.place_of(name), "a boolean", value)
+        return value
+
+    def natural(self, name: str, default: int | Required = REQUIRED) -> int:
+        """An integer that is not negative."""
+        value = self._get(name, default)
+        if type(value) is not int or value < 0:
+            raise wrong_type(self.place_of(name), "an integer that is not negative", value)
+        return value
+
+    def child(self, name: str) -> Fields:
+        """An object."""
+        return Fields(self._get(name, REQUIRED), self.place_of(name))
+
+    def sequence(self, name: str) -> list[tuple[object, str]]:
+        """A list: each value with its place."""
+        value = self._get(name, REQUIRED)
+        place = self.place_of(name)
+        if not isinstance(value, list):
+            raise wrong_type(place, "a list", value)
+        return [(item, f"{place}[{index}]") for index, item in enumerate(value)]
+
+    def ids(self, name: str) -> tuple[int, ...]:
+        """A list of token ids."""
+        found: list[int] = []
+        for item, place in self.sequence(name):
+            if not is_id(item):
+                raise wrong_type(place, "a token id (an integer from 0 to 4294967295)", item)
+            found.append(item)
+        return tuple(found)
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        found: list[str] = []
+        for item, place in self.sequence(name):
+            if not isinstance(item, str):
+                raise wrong_type(place, "a string", item)
+            found.append(item)
+        return tuple(found)
+
+    def _get(self, name: str, default: object) -> object:
+        value = self._values.get(name, default)
+        if isinstance(value, Required):
+            raise TokenizerError(
+                f"{self.place} has no {name!r}, which it must have. The file is damaged or of another format.",
+                place=self.place,
+                field=name,
+            )
+        return value
+
+
+def unknown_component(kind: str, name: str, place: str, known: list[str]) -> TokenizerError:
+    """The error for a component that this package does not have."""
+    return TokenizerError(
+        f"{place}: the {kind} {name!r} is not supported. Supported are {', '.join(known)}. "
+        "Use a model whose tokenizer is built of these.",
+        place=place,
+        component=name,
+        kind=kind,
+        known=known,
+    )

@@ -1,0 +1,193 @@
+"""What the page can call in the host worker: the Python side of the JavaScript API, one function per method."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urljoin
+
+from pywebml.abort import AbortSignal
+from pywebml.engine import Engine, create_engine, get_engine, list_engines, model_hub, remote_settings
+from pywebml.errors import OptionsError, SettingsError, TaskError
+from pywebml.options import PipelineOptions, configure
+from pywebml.platform import NetworkError, get_platform
+from pywebml.progress import ProgressEvent
+from pywebml.settings import RemoteSettings
+from pywebml.tasks import task_names
+
+MAX_TASK_SOURCE = 4 * 1024 * 1024
+
+Params = Mapping[str, Any]
+
+
+class Caller:
+    """What a method can tell its caller while it works."""
+
+    signal: AbortSignal
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Report a step."""
+        raise NotImplementedError
+
+    def chunk(self, value: Any) -> None:
+        """Send a piece of the result."""
+        raise NotImplementedError
+
+
+def serve(channel: Any, configuration: str) -> Callable[[Any], None]:
+    """Start answering a page.
+
+    Args:
+        channel: JavaScript object whose `post` sends to the page.
+        configuration: Fields of `Configuration`, as JSON.
+
+    Returns:
+        The function that takes the page's messages.
+    """
+    from pywebml.platform.browser_rpc import serve as serve_messages
+
+    configure(**json.loads(configuration))
+    return serve_messages(channel, call)
+
+
+async def call(method: str, params: Params, caller: Caller) -> Any:
+    """Run one method of `METHODS`.
+
+    Raises:
+        OptionsError: There is no such method, or a parameter is missing.
+        PywebmlError: What the method raises.
+    """
+    if method not in METHODS:
+        raise OptionsError(f"There is no method '{method}'.", field="method", value=method)
+    return await METHODS[method](params, caller)
+
+
+async def _create_engine(params: Params, caller: Caller) -> dict[str, Any]:
+    options = PipelineOptions.from_mapping(params["options"])
+    return _engine_data(await create_engine(options, on_progress=caller.progress, signal=caller.signal))
+
+
+async def _run(params: Params, caller: Caller) -> dict[str, Any]:
+    engine = get_engine(params["engineId"])
+    result = await engine.run(*params["args"], signal=caller.signal, **params["options"])
+    metrics = engine.metrics
+    return {
+        "result": result,
+        "metrics": {"total": metrics.total, "inference": metrics.inference} if metrics is not None else None,
+    }
+
+
+async def _run_with_generator(params: Params, caller: Caller) -> None:
+    engine = get_engine(params["engineId"])
+    async for chunk in engine.run_with_generator(*params["args"], signal=caller.signal, **params["options"]):
+        caller.chunk(chunk)
+
+
+async def _terminate(params: Params, _caller: Caller) -> None:
+    for engine in list_engines():
+        if engine.engine_id == params["engineId"]:
+            await engine.terminate()
+
+
+async def _list_engines(_params: Params, _caller: Caller) -> list[dict[str, Any]]:
+    return [_engine_data(engine) for engine in list_engines()]
+
+
+async def _list_models(_params: Params, _caller: Caller) -> list[dict[str, Any]]:
+    return [model.to_dict() for model in await model_hub(await get_platform()).list_models()]
+
+
+async def _list_files(params: Params, _caller: Caller) -> list[dict[str, Any]]:
+    hub = model_hub(await get_platform())
+    return [file.to_dict() for file in await hub.list_files(params["model"], params.get("revision"))]
+
+
+async def _delete_model(params: Params, _caller: Caller) -> int:
+    hub = model_hub(await get_platform())
+    return await hub.delete_model(params["model"], params.get("revision"))
+
+
+async def _usage(_params: Params, _caller: Caller) -> dict[str, int]:
+    used, allowed = await (await get_platform()).blobs.usage()
+    return {"used": used, "allowed": allowed}
+
+
+async def _persist(_params: Params, _caller: Caller) -> bool:
+    return await (await get_platform()).blobs.persist()
+
+
+async def _sync_settings(params: Params, _caller: Caller) -> dict[str, Any]:
+    return (await (await _settings()).sync(params["collection"])).to_dict()
+
+
+async def _get_settings(params: Params, _caller: Caller) -> list[dict[str, Any]]:
+    return await (await _settings()).get(params["collection"])
+
+
+async def _settings() -> RemoteSettings:
+    settings = await remote_settings()
+    if settings is None:
+        raise SettingsError("No settings server is configured: call configure({settingsServer}) first.")
+    return settings
+
+
+async def _register_task(params: Params, _caller: Caller) -> list[str]:
+    name, source, url = params["name"], params.get("source"), params.get("url")
+    if (source is None) == (url is None):
+        raise OptionsError("registerTask takes either source or url.", field="source", value=None)
+    if url is not None:
+        source = await _fetch_text(url)
+    before = set(task_names())
+    module = types.ModuleType(f"pywebml_task_{len(sys.modules)}")
+    try:
+        # The page's own code, in the page's own origin: the same trust as a script tag.
+        exec(compile(source, url or f"<task {name}>", "exec"), module.__dict__)  # noqa: S102
+    except Exception as error:
+        raise TaskError(f"The source of task '{name}' failed: {type(error).__name__}: {error}", task=name) from error
+    if name not in task_names():
+        added = ", ".join(sorted(set(task_names()) - before)) or "none"
+        raise TaskError(
+            f"The source did not register the task '{name}' (it registered: {added}). "
+            f"Decorate a class or an async function with @pywebml.task({name!r}).",
+            task=name,
+        )
+    return task_names()
+
+
+async def _fetch_text(url: str) -> str:
+    platform = await get_platform()
+    address = urljoin(platform.environment.base_url, url)
+    try:
+        response = await platform.request(address)
+        body = await response.read(MAX_TASK_SOURCE)
+    except NetworkError as error:
+        raise TaskError(f"The source of a task could not be fetched from {address}: {error}", url=address) from None
+    if response.status != 200:
+        raise TaskError(
+            f"The source of a task could not be fetched: {address} answered {response.status}.", url=address
+        )
+    return body.decode("utf-8", errors="strict")
+
+
+METHODS: Mapping[str, Callable[[Params, Caller], Awaitable[Any]]] = {
+    "createEngine": _create_engine,
+    "run": _run,
+    "runWithGenerator": _run_with_generator,
+    "terminate": _terminate,
+    "engines.list": _list_engines,
+    "models.list": _list_models,
+    "models.files": _list_files,
+    "models.delete": _delete_model,
+    "models.usage": _usage,
+    "models.persist": _persist,
+    "settings.sync": _sync_settings,
+    "settings.get": _get_settings,
+    "registerTask": _register_task,
+}
+
+
+def _engine_data(engine: Engine) -> dict[str, Any]:
+    return {"engineId": engine.engine_id, "status": engine.status, "options": engine.options.to_dict()}

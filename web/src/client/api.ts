@@ -1,0 +1,236 @@
+/** The JavaScript API: `configure`, `createEngine`, and what manages engines, models and settings. */
+
+import { NamedError } from "../errors.ts";
+import { Host } from "./host.ts";
+import type {
+  Configuration,
+  EngineInfo,
+  PipelineOptions,
+  ProgressEvent,
+  RunMetrics,
+  RunRequest,
+  StoredFile,
+  StoredModel,
+  SyncResult,
+} from "./types.ts";
+
+declare const __PYWEBML_VERSION__: string;
+
+type OnProgress = (event: ProgressEvent) => void;
+
+/** A loaded task in the host worker. */
+export class Engine {
+  readonly engineId: string;
+  readonly options: PipelineOptions;
+  /** Of the latest run. */
+  metrics: RunMetrics | undefined;
+  #status: EngineInfo["status"];
+  readonly #host: Host;
+
+  constructor(host: Host, info: EngineInfo) {
+    this.#host = host;
+    this.engineId = info.engineId;
+    this.options = info.options;
+    this.#status = info.status;
+  }
+
+  get status(): EngineInfo["status"] {
+    return this.#host.failed ? "closed" : this.#status;
+  }
+
+  /** Runs the task once; see the task for arguments, options and result. Tensors are `{dims, type, data}`. */
+  async run(request: RunRequest, { signal }: { signal?: AbortSignal } = {}): Promise<unknown> {
+    const answer = (await this.#host.call("run", this.#params(request), { signal })) as {
+      result: unknown;
+      metrics: RunMetrics;
+    };
+    this.metrics = answer.metrics;
+    return answer.result;
+  }
+
+  /** Runs a task that gives its result in pieces. */
+  async *runWithGenerator(
+    request: RunRequest,
+    { signal }: { signal?: AbortSignal } = {},
+  ): AsyncGenerator<unknown, void, undefined> {
+    const stop = new AbortController();
+    const either = signal === undefined ? stop.signal : AbortSignal.any([signal, stop.signal]);
+    const chunks: unknown[] = [];
+    let wake = () => {};
+    let ended = false;
+    const work = this.#host
+      .call("runWithGenerator", this.#params(request), {
+        signal: either,
+        onChunk: (chunk) => {
+          chunks.push(chunk);
+          wake();
+        },
+      })
+      .finally(() => {
+        ended = true;
+        wake();
+      });
+    // The loop below looks at the outcome when it has handed out all chunks.
+    work.catch(() => undefined);
+    try {
+      for (;;) {
+        if (chunks.length > 0) {
+          yield chunks.shift();
+        } else if (ended) {
+          await work;
+          return;
+        } else {
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+        }
+      }
+    } finally {
+      stop.abort();
+    }
+  }
+
+  /** Ends the engine and gives its memory back. */
+  async terminate(): Promise<void> {
+    if (this.status !== "closed") {
+      this.#status = "closed";
+      await this.#host.call("terminate", { engineId: this.engineId });
+    }
+  }
+
+  #params(request: RunRequest): Record<string, unknown> {
+    if (request === null || typeof request !== "object" || Array.isArray(request)) {
+      throw new NamedError("InputError", "run takes one object: {args: [...], options: {...}}.");
+    }
+    return { engineId: this.engineId, args: request.args ?? [], options: request.options ?? {} };
+  }
+}
+
+/** Everything that the page can call, for a script that lies at `scriptUrl`. */
+export function createApi(scriptUrl: string) {
+  let configuration: Configuration = {};
+  let host: Host | undefined;
+
+  const getHost = (): Host => {
+    if (host === undefined || host.failed) {
+      host = new Host(hostOptions(configuration, scriptUrl));
+    }
+    return host;
+  };
+  const call = (method: string, params: Record<string, unknown> = {}) => getHost().call(method, params);
+
+  return {
+    version: __PYWEBML_VERSION__,
+
+    /** Says where everything comes from. To be called before anything else. */
+    configure(values: Configuration): void {
+      const unknown = Object.keys(values).filter((name) => !(name in CONFIGURATION_NAMES));
+      if (unknown.length > 0) {
+        throw new NamedError(
+          "OptionsError",
+          `There is no configuration entry '${unknown.join("', '")}'. Known: ${Object.keys(CONFIGURATION_NAMES).join(", ")}.`,
+        );
+      }
+      if (host !== undefined && !host.failed) {
+        throw new NamedError(
+          "OptionsError",
+          "configure() comes too late: Python has started already. Call it before start() and createEngine(), or call shutdown() first.",
+        );
+      }
+      configuration = { ...configuration, ...values };
+    },
+
+    /** Starts Python ahead of the first engine. */
+    async start(onProgress?: OnProgress): Promise<void> {
+      const started = getHost();
+      started.watchStart(onProgress);
+      await started.ready;
+    },
+
+    /** Ends the host worker with all its engines. The next call starts anew. */
+    shutdown(): void {
+      host?.terminate();
+      host = undefined;
+    },
+
+    /** Loads a task and its model. */
+    async createEngine(
+      options: PipelineOptions,
+      onProgress?: OnProgress,
+      signal?: AbortSignal,
+    ): Promise<Engine> {
+      const owner = getHost();
+      const resolved: PipelineOptions = { ...options };
+      if (typeof resolved.modelHubRootUrl === "string") {
+        resolved.modelHubRootUrl = absolute(resolved.modelHubRootUrl);
+      }
+      const info = await owner.call("createEngine", { options: resolved }, { onProgress, signal });
+      return new Engine(owner, info as EngineInfo);
+    },
+
+    engines: {
+      list: async (): Promise<EngineInfo[]> =>
+        host === undefined || host.failed ? [] : ((await call("engines.list")) as EngineInfo[]),
+    },
+
+    models: {
+      list: async () => (await call("models.list")) as StoredModel[],
+      files: async (selection: { model: string; revision?: string }) =>
+        (await call("models.files", { ...selection })) as StoredFile[],
+      /** Resolves to the number of files deleted. */
+      delete: async (selection: { model: string; revision?: string }) =>
+        (await call("models.delete", { ...selection })) as number,
+      usage: async () => (await call("models.usage")) as { used: number; allowed: number },
+      persist: async () => (await call("models.persist")) as boolean,
+    },
+
+    settings: {
+      sync: async (collection: string) => (await call("settings.sync", { collection })) as SyncResult,
+      get: async (collection: string) =>
+        (await call("settings.get", { collection })) as Record<string, unknown>[],
+    },
+
+    /** Adds a task written in Python: `source`, or the `url` of it. Resolves to the names of all tasks. */
+    async registerTask(definition: { name: string; source?: string; url?: string }): Promise<string[]> {
+      const url = definition.url === undefined ? {} : { url: absolute(definition.url) };
+      return (await call("registerTask", { ...definition, ...url })) as string[];
+    },
+  };
+}
+
+const CONFIGURATION_NAMES: Record<keyof Configuration, true> = {
+  assetsBase: true,
+  settingsServer: true,
+  hubRootUrl: true,
+  hubUrlTemplate: true,
+  packages: true,
+};
+
+function hostOptions(configuration: Configuration, scriptUrl: string) {
+  const assetsBase = folder(configuration.assetsBase ?? new URL(".", scriptUrl).href);
+  const { settingsServer, hubRootUrl, hubUrlTemplate } = configuration;
+  return {
+    assetsBase,
+    baseUrl: document.baseURI,
+    packages: configuration.packages ?? [],
+    configuration: {
+      assetsBase,
+      settingsServer: settingsServer === undefined ? undefined : folder(settingsServer),
+      hubRootUrl: hubRootUrl === undefined ? undefined : folder(hubRootUrl),
+      hubUrlTemplate,
+    },
+  };
+}
+
+function folder(address: string): string {
+  const url = absolute(address);
+  return url.endsWith("/") ? url : `${url}/`;
+}
+
+function absolute(address: string): string {
+  try {
+    return new URL(address, document.baseURI).href;
+  } catch {
+    throw new NamedError("OptionsError", `'${address}' is not an address.`);
+  }
+}

@@ -1,0 +1,86 @@
+/**
+ * The host worker: Pyodide with pywebml in it. Calls come from the page, go to `pywebml.worker`, and come back.
+ */
+
+import { createBridge } from "../bridge/index.ts";
+import { toErrorData } from "../errors.ts";
+import type { HostEvent, HostMessage, HostStart } from "../host-protocol.ts";
+
+interface PyodideModule {
+  loadPyodide(options: Record<string, unknown>): Promise<Pyodide>;
+}
+
+interface Pyodide {
+  registerJsModule(name: string, module: object): void;
+  pyimport(name: string): { serve(channel: object, configuration: string): (message: HostMessage) => void };
+}
+
+const STEPS = 3;
+
+let receive: ((message: HostMessage) => void) | undefined;
+const early: HostMessage[] = [];
+
+self.onmessage = (event: MessageEvent<HostStart | HostMessage>) => {
+  const message = event.data;
+  if ("start" in message) {
+    start(message.start).catch((error: unknown) => post({ failed: toErrorData(error) }));
+  } else if (receive === undefined) {
+    early.push(message);
+  } else {
+    receive(message);
+  }
+};
+
+async function start(options: HostStart["start"]): Promise<void> {
+  step(0, "Loading Python");
+  const indexURL = new URL("pyodide/", options.assetsBase).href;
+  const pyodideUrl = `${indexURL}pyodide.mjs`;
+  const { loadPyodide } = (await import(pyodideUrl)) as PyodideModule;
+  const pyodide = await loadPyodide({ indexURL, packages: ["numpy", "pywebml", ...options.packages] });
+  step(1, "Starting Python");
+
+  const bridge = createBridge({
+    sessionWorkerUrl: new URL("session.mjs", options.assetsBase).href,
+    baseUrl: options.baseUrl,
+  });
+  pyodide.registerJsModule("pywebml_bridge", bridge);
+  const channel = {
+    post: (id: number, kind: string, value: unknown) => post({ id, kind, value } as HostEvent),
+  };
+  receive = pyodide.pyimport("pywebml.worker").serve(channel, JSON.stringify(options.configuration));
+  step(STEPS, "Python is ready");
+
+  post({ ready: true });
+  for (const message of early.splice(0)) {
+    receive(message);
+  }
+}
+
+function step(done: number, text: string): void {
+  post({ starting: { progress: (100 * done) / STEPS, text } });
+}
+
+function post(event: HostEvent): void {
+  const transfer = new Set<Transferable>();
+  if ("value" in event) {
+    collectBuffers(event.value, transfer);
+  }
+  self.postMessage(event, [...transfer]);
+}
+
+/** Results are made for this message alone, so their buffers are given away instead of copied. */
+function collectBuffers(value: unknown, found: Set<Transferable>): void {
+  if (ArrayBuffer.isView(value)) {
+    if (value.buffer instanceof ArrayBuffer) {
+      found.add(value.buffer);
+    }
+  } else if (Array.isArray(value)) {
+    for (const item of value) {
+      collectBuffers(item, found);
+    }
+  } else if (value !== null && typeof value === "object") {
+    for (const item of Object.values(value)) {
+      collectBuffers(item, found);
+    }
+  }
+}
