@@ -71,17 +71,21 @@ async def abortable(work: Coroutine[Any, Any, T], signal: AbortSignal | None) ->
         work.close()
         raise AbortError(signal.reason)
     task = asyncio.ensure_future(work)
-    signal.add_callback(task.cancel)
+
+    def stop() -> None:
+        task.cancel()
+
+    signal.add_callback(stop)
     try:
         return await task
     except asyncio.CancelledError:
         # Cancelled by the signal, this is an answer to the caller; cancelled from above, it goes on up.
-        if signal.aborted and not _being_cancelled():
+        if _aborted(signal) and not _being_cancelled():
             raise AbortError(signal.reason) from None
         task.cancel()
         raise
     finally:
-        signal.remove_callback(task.cancel)
+        signal.remove_callback(stop)
 
 
 async def together(*work: Awaitable[Any]) -> list[Any]:
@@ -97,6 +101,10 @@ async def together(*work: Awaitable[Any]) -> list[Any]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _aborted(signal: AbortSignal) -> bool:
+    return signal.aborted
 
 
 def _being_cancelled() -> bool:

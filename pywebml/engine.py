@@ -99,16 +99,31 @@ class Engine:
     async def run_with_generator(
         self, *args: Any, signal: AbortSignal | None = None, **options: Any
     ) -> AsyncIterator[Any]:
-        """Run the task and give its result in pieces. Only for tasks that stream.
+        """Run the task and give its result in pieces. Only for tasks that stream: those with a method `stream`.
 
         Raises:
             TaskError: The task gives its result at once.
+            EngineClosedError: The engine was terminated.
+            AbortError: The signal aborted.
         """
-        raise TaskError(
-            f"The task {self.options.task_name} gives its result at once; call run() instead.",
-            task=self.options.task_name,
-        )
-        yield  # makes this an async generator, like those of the tasks that stream
+        self._check_open()
+        loaded = self._loaded or await self._load(ignore_progress)
+        stream = getattr(loaded.task, "stream", None)
+        if stream is None:
+            raise TaskError(
+                f"The task {self.options.task_name} gives its result at once; call run() instead.",
+                task=self.options.task_name,
+            )
+        pieces = stream(*args, **options)
+        try:
+            while True:
+                try:
+                    piece = await abortable(pieces.__anext__(), signal)
+                except StopAsyncIteration:
+                    return
+                yield piece
+        finally:
+            await pieces.aclose()
 
     async def terminate(self) -> None:
         """End the engine and give its memory back. Runs that are under way raise `EngineClosedError`."""
@@ -425,7 +440,8 @@ class _EngineFiles:
         ]
 
     async def _file(self, path: str) -> BlobKey:
-        return await self._hub.get_file(self._model, self._revision, path, **self._common)
+        key: BlobKey = await self._hub.get_file(self._model, self._revision, path, **self._common)
+        return key
 
 
 async def _runtime_file(
@@ -466,7 +482,19 @@ def _remote_settings(platform: Platform, configuration: Configuration) -> Remote
     server = configuration.settings_server
     if server is None and configuration.assets_base is not None:
         server = urljoin(_folder(configuration.assets_base), "v1/")
-    return RemoteSettings(platform, _absolute(platform, server)) if server is not None else None
+    if server is None:
+        return None
+    key = (id(platform), _absolute(platform, server))
+    client = _settings_clients.get(key)
+    if client is None:
+        client = RemoteSettings(platform, key[1])
+        _settings_clients[key] = client
+    return client
+
+
+# Engines that load at the same time share these, so that what several want is fetched once.
+_settings_clients: WeakValueDictionary[tuple[int, str], RemoteSettings] = WeakValueDictionary()
+_hubs: WeakValueDictionary[tuple[int, str, str, bool], ModelHub] = WeakValueDictionary()
 
 
 def model_hub(
@@ -481,7 +509,7 @@ def model_hub(
     options = options or PipelineOptions()
     if options.model_hub is not None:
         known = HUBS[options.model_hub]
-        return ModelHub(platform, known.root_url, known.url_template, uses_manifest=known.uses_manifest)
+        return _shared_hub(platform, known.root_url, known.url_template, known.uses_manifest)
     root = options.model_hub_root_url or configuration.hub_root_url
     if root is None and configuration.assets_base is not None:
         root = urljoin(_folder(configuration.assets_base), "hub/")
@@ -492,7 +520,16 @@ def model_hub(
             value=None,
         )
     template = options.model_hub_url_template or configuration.hub_url_template
-    return ModelHub(platform, _absolute(platform, root), template)
+    return _shared_hub(platform, _absolute(platform, root), template, True)
+
+
+def _shared_hub(platform: Platform, root_url: str, url_template: str, uses_manifest: bool) -> ModelHub:
+    key = (id(platform), root_url, url_template, uses_manifest)
+    hub = _hubs.get(key)
+    if hub is None:
+        hub = ModelHub(platform, root_url, url_template, uses_manifest=uses_manifest)
+        _hubs[key] = hub
+    return hub
 
 
 def _folder(address: str) -> str:

@@ -9,32 +9,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urljoin
 
-from pywebml.abort import AbortSignal
 from pywebml.engine import Engine, create_engine, get_engine, list_engines, model_hub, remote_settings
 from pywebml.errors import OptionsError, SettingsError, TaskError
 from pywebml.options import PipelineOptions, configure
 from pywebml.platform import NetworkError, get_platform
-from pywebml.progress import ProgressEvent
+from pywebml.platform.rpc import Call
 from pywebml.settings import RemoteSettings
 from pywebml.tasks import task_names
 
 MAX_TASK_SOURCE = 4 * 1024 * 1024
 
 Params = Mapping[str, Any]
-
-
-class Caller:
-    """What a method can tell its caller while it works."""
-
-    signal: AbortSignal
-
-    def progress(self, event: ProgressEvent) -> None:
-        """Report a step."""
-        raise NotImplementedError
-
-    def chunk(self, value: Any) -> None:
-        """Send a piece of the result."""
-        raise NotImplementedError
 
 
 def serve(channel: Any, configuration: str) -> Callable[[Any], None]:
@@ -53,7 +38,7 @@ def serve(channel: Any, configuration: str) -> Callable[[Any], None]:
     return serve_messages(channel, call)
 
 
-async def call(method: str, params: Params, caller: Caller) -> Any:
+async def call(method: str, params: Params, caller: Call) -> Any:
     """Run one method of `METHODS`.
 
     Raises:
@@ -65,12 +50,12 @@ async def call(method: str, params: Params, caller: Caller) -> Any:
     return await METHODS[method](params, caller)
 
 
-async def _create_engine(params: Params, caller: Caller) -> dict[str, Any]:
+async def _create_engine(params: Params, caller: Call) -> dict[str, Any]:
     options = PipelineOptions.from_mapping(params["options"])
     return _engine_data(await create_engine(options, on_progress=caller.progress, signal=caller.signal))
 
 
-async def _run(params: Params, caller: Caller) -> dict[str, Any]:
+async def _run(params: Params, caller: Call) -> dict[str, Any]:
     engine = get_engine(params["engineId"])
     result = await engine.run(*params["args"], signal=caller.signal, **params["options"])
     metrics = engine.metrics
@@ -80,50 +65,66 @@ async def _run(params: Params, caller: Caller) -> dict[str, Any]:
     }
 
 
-async def _run_with_generator(params: Params, caller: Caller) -> None:
+async def _run_with_generator(params: Params, caller: Call) -> None:
     engine = get_engine(params["engineId"])
     async for chunk in engine.run_with_generator(*params["args"], signal=caller.signal, **params["options"]):
         caller.chunk(chunk)
 
 
-async def _terminate(params: Params, _caller: Caller) -> None:
+async def _terminate(params: Params, _caller: Call) -> None:
     for engine in list_engines():
         if engine.engine_id == params["engineId"]:
             await engine.terminate()
 
 
-async def _list_engines(_params: Params, _caller: Caller) -> list[dict[str, Any]]:
+async def _list_engines(_params: Params, _caller: Call) -> list[dict[str, Any]]:
     return [_engine_data(engine) for engine in list_engines()]
 
 
-async def _list_models(_params: Params, _caller: Caller) -> list[dict[str, Any]]:
-    return [model.to_dict() for model in await model_hub(await get_platform()).list_models()]
+async def _list_models(_params: Params, _caller: Call) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": model.model,
+            "revision": model.revision,
+            "files": model.files,
+            "size": model.size,
+            "tasks": list(model.task_names),
+            "updated": model.updated,
+        }
+        for model in await model_hub(await get_platform()).list_models()
+    ]
 
 
-async def _list_files(params: Params, _caller: Caller) -> list[dict[str, Any]]:
+async def _list_files(params: Params, _caller: Call) -> list[dict[str, Any]]:
     hub = model_hub(await get_platform())
-    return [file.to_dict() for file in await hub.list_files(params["model"], params.get("revision"))]
+    return [
+        {
+            "revision": file.key.revision,
+            "path": file.key.path,
+            "size": file.size,
+            "sha256": file.sha256,
+            "updated": file.updated,
+        }
+        for file in await hub.list_files(params["model"], params.get("revision"))
+    ]
 
 
-async def _delete_model(params: Params, _caller: Caller) -> int:
+async def _delete_model(params: Params, _caller: Call) -> int:
     hub = model_hub(await get_platform())
     return await hub.delete_model(params["model"], params.get("revision"))
 
 
-async def _usage(_params: Params, _caller: Caller) -> dict[str, int]:
+async def _usage(_params: Params, _caller: Call) -> dict[str, int]:
     used, allowed = await (await get_platform()).blobs.usage()
     return {"used": used, "allowed": allowed}
 
 
-async def _persist(_params: Params, _caller: Caller) -> bool:
-    return await (await get_platform()).blobs.persist()
+async def _sync_settings(params: Params, _caller: Call) -> dict[str, Any]:
+    result = await (await _settings()).sync(params["collection"])
+    return {"created": result.created, "updated": result.updated, "deleted": result.deleted}
 
 
-async def _sync_settings(params: Params, _caller: Caller) -> dict[str, Any]:
-    return (await (await _settings()).sync(params["collection"])).to_dict()
-
-
-async def _get_settings(params: Params, _caller: Caller) -> list[dict[str, Any]]:
+async def _get_settings(params: Params, _caller: Call) -> list[dict[str, Any]]:
     return await (await _settings()).get(params["collection"])
 
 
@@ -134,12 +135,12 @@ async def _settings() -> RemoteSettings:
     return settings
 
 
-async def _register_task(params: Params, _caller: Caller) -> list[str]:
+async def _register_task(params: Params, _caller: Call) -> list[str]:
     name, source, url = params["name"], params.get("source"), params.get("url")
-    if (source is None) == (url is None):
-        raise OptionsError("registerTask takes either source or url.", field="source", value=None)
-    if url is not None:
+    if isinstance(url, str) and source is None:
         source = await _fetch_text(url)
+    elif not isinstance(source, str) or url is not None:
+        raise OptionsError("registerTask takes either source or url, each a text.", field="source", value=None)
     before = set(task_names())
     module = types.ModuleType(f"pywebml_task_{len(sys.modules)}")
     try:
@@ -172,7 +173,7 @@ async def _fetch_text(url: str) -> str:
     return body.decode("utf-8", errors="strict")
 
 
-METHODS: Mapping[str, Callable[[Params, Caller], Awaitable[Any]]] = {
+METHODS: Mapping[str, Callable[[Params, Call], Awaitable[Any]]] = {
     "createEngine": _create_engine,
     "run": _run,
     "runWithGenerator": _run_with_generator,
@@ -182,7 +183,6 @@ METHODS: Mapping[str, Callable[[Params, Caller], Awaitable[Any]]] = {
     "models.files": _list_files,
     "models.delete": _delete_model,
     "models.usage": _usage,
-    "models.persist": _persist,
     "settings.sync": _sync_settings,
     "settings.get": _get_settings,
     "registerTask": _register_task,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from pywebml.errors import DownloadError, FileNotFoundOnHubError, IntegrityError
@@ -13,7 +12,8 @@ from pywebml.hub.addresses import HubAddress, check_path, check_revision, is_pin
 from pywebml.hub.download import download
 from pywebml.hub.manifest import MANIFEST, FileEntry, parse_manifest
 from pywebml.platform import BlobInfo, BlobKey, NetworkError, Platform
-from pywebml.progress import ProgressCallback, ProgressEvent, TransferProgress, ignore_progress
+from pywebml.progress import ProgressCallback, TransferProgress, ignore_progress
+from pywebml.sharing import SharedWork
 
 _KIND = "model"
 _HEAD_SECONDS = 1.0
@@ -43,15 +43,6 @@ class ModelInfo:
     task_names: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Transfer:
-    """Work on one file that several callers wait for."""
-
-    task: asyncio.Task[BlobKey | None]
-    listeners: list[ProgressCallback]
-    waiting: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _File:
     """A file that is asked for."""
@@ -63,9 +54,10 @@ class _File:
     key: BlobKey
     task_name: str | None
     engine_id: str | None
-    emit: ProgressCallback = field(compare=False)
 
-    def progress(self, event_type: Literal["downloading", "loading_from_cache"]) -> TransferProgress:
+    def progress(
+        self, event_type: Literal["downloading", "loading_from_cache"], emit: ProgressCallback
+    ) -> TransferProgress:
         metadata: dict[str, Any] = {
             "model": self.model,
             "revision": self.revision,
@@ -75,7 +67,7 @@ class _File:
         }
         if self.engine_id is not None:
             metadata["engineId"] = self.engine_id
-        return TransferProgress(self.emit, event_type, self.url, metadata)
+        return TransferProgress(emit, event_type, self.url, metadata)
 
 
 class ModelHub:
@@ -112,7 +104,7 @@ class ModelHub:
         )
         self.default_revision = check_revision(default_revision)
         self._platform = platform
-        self._transfers: dict[BlobKey, _Transfer] = {}
+        self._transfers: SharedWork[BlobKey, BlobKey | None] = SharedWork()
         self._manifests: dict[tuple[str, str], tuple[float, Mapping[str, FileEntry] | None]] = {}
         self._absences = asyncio.Lock()
 
@@ -176,12 +168,6 @@ class ModelHub:
             StoreError: There is no room, or the store cannot be used.
         """
         revision = self.default_revision if revision is None else revision
-        listeners: list[ProgressCallback] = [on_progress]
-
-        def emit(event: ProgressEvent) -> None:
-            for listener in listeners:
-                listener(event)
-
         file = _File(
             model=model,
             revision=revision,
@@ -190,9 +176,8 @@ class ModelHub:
             key=self._key(model, revision, path),
             task_name=task_name,
             engine_id=engine_id,
-            emit=emit,
         )
-        key = await self._share(file, on_progress, listeners, lambda: self._obtain(file))
+        key = await self._transfers.do(file.key, lambda emit: self._obtain(file, emit), on_progress)
         if key is None and required:
             raise FileNotFoundOnHubError(
                 f"The hub has no file {path!r} of {model} ({revision}): {file.url}. Check model id, revision and "
@@ -310,44 +295,7 @@ class ModelHub:
             )
         return await self._platform.blobs.read(key)
 
-    async def _share(
-        self,
-        file: _File,
-        on_progress: ProgressCallback,
-        listeners: list[ProgressCallback],
-        work: Callable[[], Awaitable[BlobKey | None]],
-    ) -> BlobKey | None:
-        """Do `work` once for all who want the same file at the same time."""
-        transfer = self._transfers.get(file.key)
-        if transfer is None:
-            transfer = _Transfer(asyncio.ensure_future(_run(work)), listeners)
-            self._transfers[file.key] = transfer
-        else:
-            transfer.listeners.append(on_progress)
-        transfer.waiting += 1
-        try:
-            return await asyncio.shield(transfer.task)
-        except asyncio.CancelledError:
-            # Nobody else waits: stop, and return only when nothing half-written is left. Who comes in between
-            # starts anew.
-            if transfer.waiting == 1:
-                self._forget(file.key, transfer)
-                transfer.task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await transfer.task
-            raise
-        finally:
-            transfer.waiting -= 1
-            with contextlib.suppress(ValueError):
-                transfer.listeners.remove(on_progress)
-            if transfer.waiting == 0 or transfer.task.done():
-                self._forget(file.key, transfer)
-
-    def _forget(self, key: BlobKey, transfer: _Transfer) -> None:
-        if self._transfers.get(key) is transfer:
-            del self._transfers[key]
-
-    async def _obtain(self, file: _File) -> BlobKey | None:
+    async def _obtain(self, file: _File, emit: ProgressCallback) -> BlobKey | None:
         """The file's key, or None when the hub does not have it."""
         entry = None
         if file.path != MANIFEST:
@@ -358,7 +306,7 @@ class ModelHub:
             entry = manifest[file.path] if manifest is not None else None
         stored = await self._platform.blobs.info(file.key)
         if stored is not None and await self._is_current(file, stored, entry):
-            progress = file.progress("loading_from_cache")
+            progress = file.progress("loading_from_cache", emit)
             progress.initiate()
             progress.expect(stored.size)
             progress.done()
@@ -377,7 +325,7 @@ class ModelHub:
                     "revision": file.revision,
                     "taskNames": [] if file.task_name is None else [file.task_name],
                 },
-                progress=file.progress("downloading"),
+                progress=file.progress("downloading", emit),
             )
         except FileNotFoundOnHubError as error:
             if error.details["status"] not in {404, 410}:
@@ -418,10 +366,6 @@ class ModelHub:
             if (key.path in paths) == absent:
                 return
             await self._platform.documents.put(name, sorted(paths ^ {key.path}))
-
-
-async def _run(work: Callable[[], Awaitable[BlobKey | None]]) -> BlobKey | None:
-    return await work()
 
 
 def _absence_document(owner: str, revision: str) -> str:

@@ -252,9 +252,17 @@ class SessionWorker(Protocol):
 class Platform(Protocol):
     """Everything outside."""
 
-    environment: Environment
-    blobs: BlobStore
-    documents: DocumentStore
+    @property
+    def environment(self) -> Environment:
+        """What is fixed about the surroundings."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Files."""
+
+    @property
+    def documents(self) -> DocumentStore:
+        """Small plain data."""
 
     async def request(
         self,

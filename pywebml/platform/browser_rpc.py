@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import js
 import numpy as np
@@ -14,6 +14,7 @@ from pyodide.ffi import JsProxy, to_js
 from pywebml.abort import AbortController, AbortSignal
 from pywebml.errors import PywebmlError
 from pywebml.platform import DTYPES, Array, NetworkError
+from pywebml.platform.rpc import Handler
 from pywebml.progress import ProgressEvent
 
 _TYPED_ARRAYS = {
@@ -32,21 +33,6 @@ _TYPED_ARRAYS = {
     "bool": "Uint8Array",
 }
 _TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
-
-
-class Call(Protocol):
-    """What a handler can tell the page while it works."""
-
-    signal: AbortSignal
-
-    def progress(self, event: ProgressEvent) -> None:
-        """Report a step."""
-
-    def chunk(self, value: Any) -> None:
-        """Send a piece of the result."""
-
-
-Handler = Callable[[str, dict[str, Any], Call], Awaitable[Any]]
 
 
 def serve(channel: Any, handler: Handler) -> Callable[[Any], None]:
@@ -71,11 +57,17 @@ def serve(channel: Any, handler: Handler) -> Callable[[Any], None]:
         call = _Call(channel, number)
         calls[number] = call
         work = _answer(call, handler, str(message.method), message.params.to_py())
-        # The first step runs at once instead of in a turn of the event loop of its own.
-        call.task = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+        call.task = _eager_task(work)
         call.task.add_done_callback(lambda _: calls.pop(number))
 
     return receive
+
+
+def _eager_task(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    # The first step runs at once instead of in a turn of the event loop of its own. (The type checker looks at the
+    # oldest supported Python; Pyodide's has this since 3.12.)
+    options: dict[str, Any] = {"eager_start": True}
+    return asyncio.Task(work, loop=asyncio.get_running_loop(), **options)
 
 
 class _Call:
@@ -102,7 +94,7 @@ class _Call:
         self._channel.post(self._number, kind, to_js_value(value))
 
 
-async def _answer(call: _Call, handler: Handler, method: str, params: dict[str, Any]) -> None:
+async def _answer(call: _Call, handler: Handler, method: str, params: Mapping[str, Any]) -> None:
     try:
         call.post("result", await handler(method, params, call))
     except PywebmlError as error:

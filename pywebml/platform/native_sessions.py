@@ -113,7 +113,7 @@ class NativeSession:
     def __init__(self, worker: NativeSessionWorker, runtime: ModuleType, session: Any) -> None:
         self.inputs: Sequence[TensorInfo] = _tensor_infos(session.get_inputs())
         self.outputs: Sequence[TensorInfo] = _tensor_infos(session.get_outputs())
-        self.last_run_ms = 0.0
+        self.total_run_ms = 0.0
         self._worker = worker
         self._runtime = runtime
         self._session: Any = session
@@ -149,7 +149,8 @@ class NativeSession:
         def stop() -> None:
             run_options.terminate = True
 
-        answer, self.last_run_ms = await self._worker.do(work, stop)
+        answer, elapsed = await self._worker.do(work, stop)
+        self.total_run_ms += elapsed
         return answer
 
     async def release(self) -> None:

@@ -7,7 +7,7 @@ sentence-transformers (`quantize_embeddings`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from pywebml.errors import InferenceError, InputError, UnsupportedModelError
 from pywebml.platform import Array, Session
 from pywebml.tasks.base import TaskContext, task
 
-Floats = NDArray[np.floating[Any]]
-Mask = NDArray[np.int64]
+Floats: TypeAlias = NDArray[Any]
+Mask: TypeAlias = NDArray[np.int64]
 
 OUTPUT_NAMES = ("last_hidden_state", "logits", "token_embeddings")
 """Names under which models give their token vectors, in the order in which they are looked for."""
@@ -33,12 +33,12 @@ def _mean(hidden: Floats, mask: Mask) -> Floats:
 
 def _first_token(hidden: Floats, mask: Mask) -> Floats:
     first = mask.argmax(axis=1)
-    return hidden[np.arange(len(hidden)), first]
+    return np.asarray(hidden[np.arange(len(hidden)), first])
 
 
 def _last_token(hidden: Floats, mask: Mask) -> Floats:
     last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
-    return hidden[np.arange(len(hidden)), last]
+    return np.asarray(hidden[np.arange(len(hidden)), last])
 
 
 POOLINGS: Mapping[str, Callable[[Floats, Mask], Floats]] = {

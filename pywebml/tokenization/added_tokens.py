@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pywebml.errors import TokenizerError
 from pywebml.tokenization import unicode_tables as tables
-from pywebml.tokenization.fields import Fields
+from pywebml.tokenization.fields import Fields, check_text
 from pywebml.tokenization.normalizers import Normalizer
 
 _is_space = tables.membership(tables.WHITESPACE)
@@ -149,7 +148,7 @@ def read_added_tokens(fields: Fields, vocab: Mapping[str, int]) -> list[AddedTok
         content = item.string("content")
         if not content:
             continue
-        _check_text(content, item.place_of("content"))
+        check_text(content, item.place_of("content"))
         token_id = tokens[content].id if content in tokens else vocab.get(content)
         if token_id is None:
             token_id = max([len(vocab), *(token.id + 1 for token in tokens.values())])
@@ -163,12 +162,3 @@ def read_added_tokens(fields: Fields, vocab: Mapping[str, int]) -> list[AddedTok
             special=item.boolean("special"),
         )
     return list(tokens.values())
-
-
-def _check_text(content: str, place: str) -> None:
-    try:
-        content.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"{place} has half of a surrogate pair, which is not text. The file is damaged.", place=place
-        ) from error

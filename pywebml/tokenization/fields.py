@@ -9,6 +9,9 @@ from typing import Final, TypeGuard
 from pywebml.errors import TokenizerError
 
 _ID_LIMIT: Final = 2**32
+_ID: Final = "a token id (an integer from 0 to 4294967295)"
+_DEEPEST: Final = 32
+_NESTING: Final[frozenset[type]] = frozenset((dict, list))
 _KINDS: Final = {
     dict: "an object",
     list: "a list",
@@ -18,6 +21,15 @@ _KINDS: Final = {
     float: "a number",
     type(None): "null",
 }
+
+
+def _nested(value: object) -> list[object]:
+    """The objects and lists right inside an object or a list."""
+    inner = list(value.values()) if isinstance(value, dict) else value
+    # A vocabulary has tens of thousands of plain values: passed over without a Python loop.
+    if not isinstance(inner, list) or _NESTING.isdisjoint(map(type, inner)):
+        return []
+    return [item for item in inner if isinstance(item, dict | list)]
 
 
 class Required:
@@ -43,6 +55,16 @@ def is_id(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 <= value < _ID_LIMIT
 
 
+def check_text(text: str, place: str) -> None:
+    """Raise `TokenizerError` when a string is not text: JSON can write half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TokenizerError(
+            f"{place} has half of a surrogate pair, which is not text. The file is damaged.", place=place
+        ) from error
+
+
 class Fields:
     """A JSON object that knows its place in the file.
 
@@ -65,12 +87,23 @@ class Fields:
     def parse(cls, data: bytes, name: str) -> Fields:
         """Read a whole file."""
         try:
-            return cls(json.loads(data.decode("utf-8")), name)
+            value: object = json.loads(data.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             # A UnicodeDecodeError and a JSONDecodeError are both ValueErrors.
             raise TokenizerError(
                 f"{name} is not JSON in UTF-8: {error}. Download the file again.", place=name
             ) from error
+        # Components nest, and so do the calls that run them: a bound here is one for those too.
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [inner for outer in level for inner in _nested(outer)]
+        if level:
+            raise TokenizerError(
+                f"{name} nests its values more than {_DEEPEST} deep. The file is damaged.",
+                place=name,
+                limit=_DEEPEST,
+            )
+        return cls(value, name)
 
     def place_of(self, name: str) -> str:
         """The place of one of the values."""
@@ -121,12 +154,26 @@ class Fields:
             raise wrong_type(place, "a list", value)
         return [(item, f"{place}[{index}]") for index, item in enumerate(value)]
 
+    def vocabulary(self, name: str) -> dict[str, int]:
+        """An object of token ids, which is not empty."""
+        values = self.child(name)._values
+        place = self.place_of(name)
+        if not values:
+            raise TokenizerError(f"{place} is empty. The file is damaged.", place=place)
+        # What `is_id` says, without a call for each of tens of thousands.
+        found = {token: value for token, value in values.items() if type(value) is int and 0 <= value < _ID_LIMIT}
+        if len(found) != len(values):
+            token = next(token for token in values if token not in found)
+            raise wrong_type(f"{place}[{token!r}]", _ID, values[token])
+        check_text("\n".join(found), place)
+        return found
+
     def ids(self, name: str) -> tuple[int, ...]:
         """A list of token ids."""
         found: list[int] = []
         for item, place in self.sequence(name):
             if not is_id(item):
-                raise wrong_type(place, "a token id (an integer from 0 to 4294967295)", item)
+                raise wrong_type(place, _ID, item)
             found.append(item)
         return tuple(found)
 

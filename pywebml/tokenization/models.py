@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pywebml.errors import TokenizerError
-from pywebml.tokenization.fields import Fields, is_id, unknown_component, wrong_type
+from pywebml.tokenization.fields import Fields, unknown_component
 
 
 class Model(Protocol):
@@ -82,33 +82,9 @@ class WordPiece:
         return (found,)
 
 
-def read_vocab(fields: Fields) -> dict[str, int]:
-    """The object `vocab`: token to id.
-
-    Raises:
-        TokenizerError: It is missing, empty or malformed.
-    """
-    vocab = fields.child("vocab")
-    found: dict[str, int] = {}
-    for token, value in vocab.items():
-        if not is_id(value):
-            raise wrong_type(vocab.place_of(repr(token)), "a token id (an integer from 0 to 4294967295)", value)
-        found[token] = value
-    if not found:
-        raise TokenizerError(f"{vocab.place} is empty. The file is damaged.", place=vocab.place)
-    try:
-        "\n".join(found).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TokenizerError(
-            f"{vocab.place} has a token with half of a surrogate pair, which is not text. The file is damaged.",
-            place=vocab.place,
-        ) from error
-    return found
-
-
 def _word_piece(fields: Fields) -> Model:
     return WordPiece(
-        read_vocab(fields),
+        fields.vocabulary("vocab"),
         unk_token=fields.string("unk_token"),
         continuing_subword_prefix=fields.string("continuing_subword_prefix"),
         max_input_chars_per_word=fields.natural("max_input_chars_per_word"),

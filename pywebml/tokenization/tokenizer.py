@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from pywebml.tokenization.pre_tokenizers import PreTokenizer, build_pre_tokenize
 
 Side: TypeAlias = Literal["left", "right"]
 PaddingArgument: TypeAlias = bool | Literal["longest", "max_length"]
+_PADDINGS: Final[tuple[PaddingArgument, ...]] = (True, False, "longest", "max_length")
 
 UNLIMITED_LENGTH: Final = int(1e30)
 """`model_max_length` of a tokenizer whose files name none: the number that `transformers` uses."""
@@ -127,21 +128,16 @@ class Tokenizer:
             TokenizerError: A file is malformed, or has a component that is not supported. Details: `place`.
         """
         fields = Fields.parse(tokenizer_json, "tokenizer.json")
-        try:
-            model = build_model(fields.child("model"))
-            normalizer = build_normalizer(fields.value("normalizer"), "tokenizer.json.normalizer")
-            added = AddedVocabulary(read_added_tokens(fields, model.vocab), normalizer)
-            return cls(
-                added,
-                build_pre_tokenizer(fields.value("pre_tokenizer"), "tokenizer.json.pre_tokenizer"),
-                model,
-                build_post_processor(fields.value("post_processor"), "tokenizer.json.post_processor"),
-                _read_settings(fields, tokenizer_config, {**model.vocab, **added.ids}),
-            )
-        except RecursionError as error:
-            raise TokenizerError(
-                "tokenizer.json nests its components too deeply. The file is damaged.", place=fields.place
-            ) from error
+        model = build_model(fields.child("model"))
+        normalizer = build_normalizer(fields.value("normalizer"), fields.place_of("normalizer"))
+        added = AddedVocabulary(read_added_tokens(fields, model.vocab), normalizer)
+        return cls(
+            added,
+            build_pre_tokenizer(fields.value("pre_tokenizer"), fields.place_of("pre_tokenizer")),
+            model,
+            build_post_processor(fields.value("post_processor"), fields.place_of("post_processor")),
+            _read_settings(fields, tokenizer_config, {**model.vocab, **added.ids}),
+        )
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token, or None."""
@@ -205,7 +201,7 @@ class Tokenizer:
             TokenizerError: No texts; something that is not text; rows of different lengths without padding; padding
                 without a padding token.
         """
-        if padding not in (True, False, *get_args(get_args(PaddingArgument)[1])):
+        if padding not in _PADDINGS:
             raise TokenizerError(
                 f"padding={padding!r} is none of True, False, 'longest', 'max_length'.", padding=str(padding)
             )

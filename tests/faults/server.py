@@ -1,6 +1,6 @@
 """An HTTP server of one folder that breaks answers on demand and counts requests.
 
-    python tests/faults/server.py --root dist --port 8123
+    python tests/faults/server.py --root dist --port 8123 [--mount /pages/=FOLDER] [--no-isolation]
 
 Over HTTP: `POST /__faults__` with a rule as JSON, `POST /__reset__`, `GET /__log__`. Standard library only.
 
@@ -27,6 +27,7 @@ import json
 import mimetypes
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,12 +76,22 @@ class Request:
 class State:
     """What the handlers of one server share."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+    def __init__(self, root: Path, mounts: Mapping[str, Path], *, isolated: bool) -> None:
+        self.roots = {prefix: folder.resolve() for prefix, folder in {**mounts, "/": root}.items()}
+        self.headers = {k: v for k, v in HEADERS.items() if isolated or ("Embedder" not in k and "Opener" not in k)}
         self.lock = threading.Lock()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.released = threading.Event()
+
+    def locate(self, path: str) -> Path | None:
+        """The file of a path; None when there is none, or when it would lie outside."""
+        prefix = next(prefix for prefix in self.roots if path.startswith(prefix))
+        root = self.roots[prefix]
+        file = (root / path.removeprefix(prefix).lstrip("/")).resolve()
+        if file.is_dir():
+            file = file / "index.html"
+        return file if file.is_relative_to(root) and file.is_file() else None
 
     def take_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
@@ -137,9 +148,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, b"no such control", "text/plain")
 
     def serve(self, path: str) -> None:
-        file = (self.state.root / path.lstrip("/")).resolve()
-        if file.is_dir():
-            file = file / "index.html"
+        file = self.state.locate(path)
         fault = self.state.take_fault(self.command, path) or Fault("", "")
         if fault.kind == "drop":
             self.close_connection = True
@@ -150,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault.kind == "html":
             self.answer(200, PAGE, "text/html; charset=utf-8")
             return
-        if not file.is_relative_to(self.state.root) or not file.is_file():
+        if file is None:
             self.answer(404, b"no such file", "text/plain")
             return
         self.send_file(file, fault)
@@ -181,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def head(self, status: int, length: int, content_type: str, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in (HEADERS | headers).items():
+        for name, value in (self.state.headers | headers).items():
             self.send_header(name, value)
         if content_type:
             self.send_header("Content-Type", content_type)
@@ -209,11 +218,15 @@ class FaultServer:
     Args:
         root: The folder.
         port: 0: any free one.
+        mounts: Further folders, by the beginning of their paths (`/pages/`).
+        isolated: Whether pages get the headers that make them cross-origin isolated.
     """
 
-    def __init__(self, root: Path, port: int = 0) -> None:
+    def __init__(
+        self, root: Path, port: int = 0, *, mounts: Mapping[str, Path] | None = None, isolated: bool = True
+    ) -> None:
         self.root = root
-        self.state = State(root)
+        self.state = State(root, mounts or {}, isolated=isolated)
         handler = type("BoundHandler", (Handler,), {"state": self.state})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self._server.daemon_threads = True
@@ -280,8 +293,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--mount", action="append", default=[], metavar="/PREFIX/=FOLDER")
+    parser.add_argument("--no-isolation", action="store_true")
     options = parser.parse_args()
-    server = FaultServer(options.root, options.port)
+    mounts = {prefix: Path(folder) for prefix, folder in (mount.split("=", 1) for mount in options.mount)}
+    server = FaultServer(options.root, options.port, mounts=mounts, isolated=not options.no_isolation)
     print(server.url, flush=True)
     server.serve_forever()
 

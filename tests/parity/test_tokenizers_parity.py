@@ -21,14 +21,14 @@ from pywebml.tokenization.pre_tokenizers import build_pre_tokenizer
 MODEL_FOLDER = Path("dist/hub/sentence-transformers/all-MiniLM-L6-v2")
 CODE_POINTS = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
 
-exhaustive = settings(
-    max_examples=300,
+thorough = settings(
+    max_examples=200,
     derandomize=True,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-brief = settings(exhaustive, max_examples=40)
+brief = settings(thorough, max_examples=40)
 
 # Characters that tokenizers are known to trip over: context-dependent case, marks that are reordered or not, Hangul,
 # ideographs, joiners, direction marks, white space of every kind, what only some Unicode versions know.
@@ -55,7 +55,11 @@ FRAGMENTS = [
     " ",
 ]
 
+# Marks with combining classes of all sizes, side by side, some of which the BERT normalizer keeps.
+MARKS = "\u0301\u0316\u0334\u0345\u05b0\u08d4\u08e1\u1b44\u1bf2\u1dfb\u302e\u302f\ua953\U0001d165\U0001d16d\U0001e944"
+
 characters = st.one_of(
+    st.text(st.sampled_from(MARKS), min_size=2, max_size=5),
     st.sampled_from(TROUBLE),
     st.characters(exclude_categories=["Cs"]),
     st.characters(min_codepoint=32, max_codepoint=126),
@@ -141,7 +145,7 @@ def difference(pairs: Iterator[tuple[int, object, object]]) -> list[tuple[str, o
     return list(itertools.islice(((f"U+{p:04X}", mine, rust) for p, mine, rust in pairs if mine != rust), 20))
 
 
-NORMALIZER_JSONS = [
+NORMALIZER_JSONS: list[dict[str, Any]] = [
     {"type": "NFC"},
     {"type": "NFD"},
     {"type": "NFKC"},
@@ -164,7 +168,7 @@ NORMALIZER_JSONS = [
         ]
     ),
 ]
-PRE_TOKENIZER_JSONS = [
+PRE_TOKENIZER_JSONS: list[dict[str, Any]] = [
     {"type": "BertPreTokenizer"},
     {"type": "Whitespace"},
     {"type": "WhitespaceSplit"},
@@ -201,7 +205,7 @@ def test_normalizers_agree_on_every_code_point(value: dict[str, Any]) -> None:
 def test_pre_tokenizers_agree_on_every_code_point(value: dict[str, Any]) -> None:
     ours, rust = build_pre_tokenizer(value, "test"), rust_component("pre_tokenizer", value)
     assert not difference(
-        (start, ours.split(text), [word for word, _ in rust.pre_tokenize_str(text)])
+        (CODE_POINTS[start], ours.split(text), [word for word, _ in rust.pre_tokenize_str(text)])
         for start in range(0, len(CODE_POINTS), 64)
         for text in ["".join(f"a{chr(point)}b " for point in CODE_POINTS[start : start + 64])]
     )
@@ -210,7 +214,7 @@ def test_pre_tokenizers_agree_on_every_code_point(value: dict[str, Any]) -> None
 def test_real_tokenizer_agrees_on_every_code_point(real: tuple[Tokenizer, Any]) -> None:
     ours, rust = real
     batches = [CODE_POINTS[start : start + 64] for start in range(0, len(CODE_POINTS), 64)]
-    lines = ["".join(f"a{chr(point)}b {chr(point)} " for point in batch) for batch in batches]
+    lines = ["".join(f"a{chr(point)}b " for point in batch) for batch in batches]
     assert not difference(
         (batch[0], ours.encode(line).ids, found.ids)
         for batch, line, found in zip(batches, lines, rust.encode_batch(lines), strict=True)
@@ -218,13 +222,6 @@ def test_real_tokenizer_agrees_on_every_code_point(real: tuple[Tokenizer, Any]) 
 
 
 # ------------------------------------------------------------------------------------------------- any text at all
-
-
-@exhaustive
-@given(text=texts)
-def test_normalizers_agree_on_any_text(text: str) -> None:
-    for value in NORMALIZER_JSONS:
-        assert NORMALIZERS[str(value)][0].normalize(text) == NORMALIZERS[str(value)][1].normalize_str(text), value
 
 
 NORMALIZERS = {
@@ -236,14 +233,21 @@ PRE_TOKENIZERS = {
 }
 
 
-@exhaustive
+@thorough
+@given(text=texts)
+def test_normalizers_agree_on_any_text(text: str) -> None:
+    for name, (ours, rust) in NORMALIZERS.items():
+        assert ours.normalize(text) == rust.normalize_str(text), name
+
+
+@thorough
 @given(text=texts)
 def test_pre_tokenizers_agree_on_any_text(text: str) -> None:
     for name, (ours, rust) in PRE_TOKENIZERS.items():
         assert ours.split(text) == [word for word, _ in rust.pre_tokenize_str(text)], name
 
 
-@exhaustive
+@thorough
 @given(text=texts, pair=st.none() | texts, add_special_tokens=st.booleans())
 def test_real_tokenizer_agrees_on_any_text(
     real: tuple[Tokenizer, Any], text: str, pair: str | None, add_special_tokens: bool
@@ -279,13 +283,15 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-@exhaustive
+@thorough
 @given(text=texts, pair=st.none() | texts, add_special_tokens=st.booleans())
 def test_small_tokenizers_agree_on_any_text(name: str, text: str, pair: str | None, add_special_tokens: bool) -> None:
     assert_equal(*SMALL[name], text, pair, add_special_tokens=add_special_tokens)
 
 
-ADDED_CONTENTS = ["<m>", "hello", "ell", "ÉÈ", "[SEP]", " x", "x ", "\u0301", "Tok", "to", "hello world", "mm", "m"]
+# None of which normalization leaves nothing (a lone accent): the library's matcher then finds the empty string, even
+# between the bytes of a character, and panics. Ours never finds such a token.
+ADDED_CONTENTS = ["<m>", "hello", "ell", "ÉÈ", "[SEP]", " x", "x ", "e\u0301", "Tok", "to", "hello world", "mm", "m"]
 added_tokens = st.lists(
     st.builds(
         AddedToken,
@@ -308,7 +314,7 @@ added_texts = st.lists(
 ).map("".join)
 
 
-@settings(exhaustive, max_examples=400)
+@settings(thorough, max_examples=400)
 @given(added=added_tokens, found_texts=st.lists(added_texts, min_size=5, max_size=5), lower=st.booleans())
 def test_added_tokens_agree(added: list[AddedToken], found_texts: list[str], lower: bool) -> None:
     ours, rust = small_pair(
@@ -324,15 +330,25 @@ def test_added_tokens_agree(added: list[AddedToken], found_texts: list[str], low
         assert_equal(ours, rust, text)
 
 
+@pytest.mark.parametrize("text", ["<m> Tok", "<m>  Tok <m>", " <m> <m> ", "Tok<m>\u3000Tok a", "Tok <m>"])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_added_tokens_that_want_the_same_spaces_agree(text: str, normalized: bool) -> None:
+    flags = {"lstrip": True, "rstrip": True, "normalized": normalized}
+    pair = small_pair(
+        pre_tokenizer=pre_tokenizers.BertPreTokenizer(), added=[AddedToken("<m>", **flags), AddedToken("Tok", **flags)]
+    )
+    assert_equal(*pair, text)
+
+
 def test_single_word_tokens_agree_on_every_code_point() -> None:
     ours, rust = small_pair(added=[AddedToken("<m>", single_word=True, normalized=False, lstrip=True, rstrip=True)])
     lines = [
-        "".join(f"{chr(point)}<m>|<m>{chr(point)}|" for point in CODE_POINTS[start : start + 64])
+        "".join(f"{chr(point)}<m>{chr(point)}|" for point in CODE_POINTS[start : start + 64])
         for start in range(0, len(CODE_POINTS), 64)
     ]
     added = rust.token_to_id("<m>")
     assert not difference(
-        (index * 64, ours.encode(line).ids.count(added), found.ids.count(added))
+        (CODE_POINTS[index * 64], ours.encode(line).ids.count(added), found.ids.count(added))
         for index, (line, found) in enumerate(zip(lines, rust.encode_batch(lines), strict=True))
     )
 
@@ -385,7 +401,7 @@ def assert_same_batch(ours: dict[str, Any], theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("padding", [True, "longest", "max_length"])
-@settings(exhaustive, max_examples=80)
+@settings(thorough, max_examples=80)
 @given(batch=batches, with_pairs=st.booleans(), max_length=st.none() | st.integers(3, 30), special=st.booleans())
 def test_batches_agree_with_transformers(
     real: tuple[Tokenizer, Any],

@@ -118,11 +118,14 @@ async function createEngine({ options, origin }) {
 /** Runs in the page. */
 async function embed(sentences) {
   const started = performance.now();
-  const { dims, type, data } = await globalThis.checkEngine.run({
+  const result = await globalThis.checkEngine.run({
     args: [sentences],
     options: { pooling: "mean", normalize: true },
   });
-  return { ms: performance.now() - started, dims, type, data: Array.from(data) };
+  const ms = performance.now() - started;
+  if (!Array.isArray(result?.dims) || !ArrayBuffer.isView(result.data))
+    throw new Error(`run gave no tensor {dims, type, data} but ${JSON.stringify(result)?.slice(0, 200)}`);
+  return { ms, dims: result.dims, type: result.type, data: Array.from(result.data) };
 }
 
 /** Runs in the page. */

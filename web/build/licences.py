@@ -68,7 +68,7 @@ def _components() -> list[Component]:
         ),
         Component(
             "CPython, with the libraries of its standard modules",
-            str(lock["info"]["python"]),
+            ".".join(str(lock["info"]["python"]).split(".")[:2]),
             "PSF-2.0",
             "https://github.com/python/cpython",
             "pyodide/pyodide.asm.wasm, pyodide/python_stdlib.zip (as bytecode)",

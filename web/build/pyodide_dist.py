@@ -113,6 +113,9 @@ def _compile(jobs: Sequence[Job]) -> None:
         "compile",
         hint="If Pyodide itself does not start, delete node_modules and run the build again.",
     )
+    # Pyodide's file system writes for everybody.
+    for job in jobs:
+        Path(job["target"]).chmod(0o644)
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ import type {
   ProgressEvent,
   RunMetrics,
   RunRequest,
+  SettingsRecord,
   StoredFile,
   StoredModel,
   SyncResult,
@@ -177,17 +178,18 @@ export function createApi(scriptUrl: string) {
       list: async () => (await call("models.list")) as StoredModel[],
       files: async (selection: { model: string; revision?: string }) =>
         (await call("models.files", { ...selection })) as StoredFile[],
-      /** Resolves to the number of files deleted. */
+      /** Without `revision`: all of them. Resolves to the number of bytes deleted. */
       delete: async (selection: { model: string; revision?: string }) =>
         (await call("models.delete", { ...selection })) as number,
       usage: async () => (await call("models.usage")) as { used: number; allowed: number },
-      persist: async () => (await call("models.persist")) as boolean,
+      /** Only a page can ask the browser never to evict its storage, so this does not go through the worker. */
+      persist: async (): Promise<boolean> => (await navigator.storage?.persist?.()) ?? false,
     },
 
     settings: {
       sync: async (collection: string) => (await call("settings.sync", { collection })) as SyncResult,
       get: async (collection: string) =>
-        (await call("settings.get", { collection })) as Record<string, unknown>[],
+        (await call("settings.get", { collection })) as SettingsRecord[],
     },
 
     /** Adds a task written in Python: `source`, or the `url` of it. Resolves to the names of all tasks. */

@@ -102,14 +102,18 @@ export interface StoredModel {
 
 /** A stored file. */
 export interface StoredFile {
+  revision: string;
   path: string;
   size: number;
   sha256: string;
   updated: number;
 }
 
+/** What a sync changed. */
 export interface SyncResult {
-  created: number;
-  updated: number;
-  deleted: number;
+  created: SettingsRecord[];
+  updated: { old: SettingsRecord; new: SettingsRecord }[];
+  deleted: SettingsRecord[];
 }
+
+export type SettingsRecord = Record<string, unknown>;

@@ -9,7 +9,7 @@ import { before, describe, test } from "node:test";
 import { NamedError } from "../errors.ts";
 import { type Feed, isReference, TENSOR_TYPES, type TensorData, type TensorType } from "../protocol.ts";
 import { Runtime } from "./runtime.ts";
-import type { ModelSource } from "./source.ts";
+import { type ModelSource, PartList } from "./source.ts";
 import { ELEMENT_BYTES } from "./tensors.ts";
 
 const FOLDER = join("build", "session-models");
@@ -397,6 +397,28 @@ describe("tensors that stay in the runtime", () => {
       named("InferenceError", /int32\[2,3\] was given/),
     );
     runtime.releaseTensor(kept.handle);
+  });
+});
+
+describe("a list of parts", () => {
+  const whole = Uint8Array.from({ length: 25 }, (_, index) => index);
+  const parts = [whole.subarray(0, 10), whole.subarray(10, 20), whole.subarray(20)];
+
+  test("gives every range as the whole would", () => {
+    const list = new PartList(parts);
+    assert.equal(list.byteLength, 25);
+    for (let begin = 0; begin <= 25; begin++) {
+      for (let end = begin; end <= 25; end++) {
+        assert.deepEqual([...list.subarray(begin, end)], [...whole.subarray(begin, end)], `${begin} ${end}`);
+      }
+    }
+  });
+
+  test("copies only ranges that cross parts", () => {
+    const list = new PartList(parts);
+    assert.equal(list.subarray(10, 20).buffer, whole.buffer);
+    assert.equal(list.subarray(21, 25).buffer, whole.buffer);
+    assert.notEqual(list.subarray(9, 11).buffer, whole.buffer);
   });
 });
 

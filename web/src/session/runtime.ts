@@ -446,7 +446,7 @@ export class Runtime {
     const shares = inputs.some(
       ({ buffer, byteLength }) => buffer !== 0 && value.data >= buffer && value.data < buffer + byteLength,
     );
-    if (true) {
+    if (!shares) {
       return value;
     }
     const own = new Cleanup();

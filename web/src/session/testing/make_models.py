@@ -32,6 +32,7 @@ Value = onnx.ValueInfoProto
 
 
 def value(name: str, element_type: int, shape: list[int | str | None]) -> Value:
+    """An input or output."""
     return helper.make_tensor_value_info(name, element_type, shape)
 
 
@@ -41,6 +42,7 @@ def model(
     outputs: list[Value],
     initializers: list[onnx.TensorProto] | None = None,
 ) -> onnx.ModelProto:
+    """A model of these nodes."""
     graph = helper.make_graph(nodes, "test", inputs, outputs, initializers or [])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
@@ -58,6 +60,7 @@ def external_tensor(name: str, array: np.ndarray, location: str, offset: int) ->
 
 
 def main(folder: Path) -> None:
+    """Write all models into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     made: dict[str, onnx.ModelProto] = {}
 

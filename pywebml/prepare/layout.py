@@ -1,0 +1,109 @@
+"""Folders that appear complete or not at all, and the manifest of a model in hub layout.
+
+A model lies at `{hub}/{organisation}/{name}/{revision}/`, and its `manifest.json` lists every other file there with
+size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pywebml.errors import PrepareError
+
+MANIFEST = "manifest.json"
+
+_MODEL_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def model_folder(hub: Path, name: str, revision: str) -> Path:
+    """Where a revision of a model lies.
+
+    Args:
+        hub: Root of the hub.
+        name: `organisation/name`, or `name`.
+        revision: Such as `main` or `v1.0.0`.
+
+    Raises:
+        PrepareError: The name or the revision would not be usable as a path or in an address.
+    """
+    if not _MODEL_NAME.fullmatch(name) or ".." in name:
+        raise PrepareError(
+            f"'{name}' cannot be a model's name: give 'organisation/name' of letters, digits, '_', '-' and '.'.",
+            name=name,
+        )
+    if not _REVISION.fullmatch(revision) or ".." in revision:
+        raise PrepareError(
+            f"'{revision}' cannot be a revision: give 'main' or a version such as v1.0.0.", revision=revision
+        )
+    return hub.joinpath(*name.split("/"), revision)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain data as JSON that a person can read; the same data gives the same bytes."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_manifest(folder: Path) -> None:
+    """Write `manifest.json` over all other files below `folder`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
+    }
+    write_json(folder / MANIFEST, {"files": files})
+
+
+@contextmanager
+def folder_in_one_step(target: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `target` when the block ends well, replacing what was there.
+
+    When the block raises, the folder is removed and `target` is what it was before.
+
+    Raises:
+        PrepareError: The disk does not allow it.
+    """
+    with _disk_errors(target):
+        # Beside the parents that exist already, so that nothing is left of a failure and a rename is enough at the end.
+        parent = next(folder for folder in target.parents if folder.is_dir())
+        work = Path(tempfile.mkdtemp(prefix=".pywebml-", dir=parent))
+    try:
+        filled, replaced = work / "new", work / "old"
+        with _disk_errors(target):
+            filled.mkdir()
+        yield filled
+        with _disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rename(replaced)
+            try:
+                filled.rename(target)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(target)
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PrepareError(
+            f"Cannot write {target}: {error.strerror or error}. Check the path, its permissions and the free space.",
+            path=str(target),
+        ) from error

@@ -1,0 +1,297 @@
+"""A static mirror of a Remote Settings server, in the server's own URL layout, for any static host.
+
+    {mirror}/index.html                                                   answer of the server's root (`GET {server}/`)
+    {mirror}/buckets/monitor/collections/changes/changeset                which collections changed when
+    {mirror}/buckets/{bucket}/collections/{collection}/changeset          all records of a collection
+    {mirror}/attachments/{bucket}-workspace/{collection}/{uuid}{suffix}   files of records
+
+Static hosts pass over query strings, so `_expected` and `_since` always get the full answer. They answer a folder with
+its `index.html`, so the root's JSON has that name, whatever content type it gets. `attachments.base_url` is relative
+to the root, so that a mirror works at any address.
+
+Source: Remote Settings client specification (changeset, monitor, attachments).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from pywebml.errors import RecordError
+from pywebml.prepare.layout import folder_in_one_step, sha256_of
+
+Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What a record may hold. No floats: signers and clients write them differently, so signatures would not verify."""
+
+NAMESPACE = uuid.UUID("5d1f0a4e-6e0b-5c52-9f0e-3f1d0c6b7a10")
+"""Of the version-5 identifiers of records, collections and attachments."""
+MAX_INTEGER = 2**53 - 1
+"""Larger ones change in JavaScript."""
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_MIME_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
+_OWN_FIELDS = ("id", "last_modified", "attachment", "deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorAttachment:
+    """The file of a record.
+
+    Attributes:
+        source: Where its bytes are now.
+        mimetype: Such as `application/wasm`.
+        filename: What clients call it; default the source's name.
+    """
+
+    source: Path
+    mimetype: str
+    filename: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorCollection:
+    """One collection.
+
+    Attributes:
+        bucket: Such as `main`.
+        collection: Such as `ml-onnx-runtime`.
+        timestamp: Milliseconds since the epoch; must grow whenever anything in the collection changes, because clients
+            take a set with a smaller one for a stale copy.
+        records: Key to fields, newest first. The key makes the record's id and stays the same when fields change.
+        attachments: Key of a record to its file.
+    """
+
+    bucket: str
+    collection: str
+    timestamp: int
+    records: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    attachments: Mapping[str, MirrorAttachment] = field(default_factory=dict)
+
+
+def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection]) -> None:
+    """Write a mirror in one step, replacing the one that is there. The same collections give the same bytes.
+
+    Args:
+        mirror_dir: The server's root, such as `dist/v1`.
+        collections: At least what the clients ask for; a collection without records answers with an empty set.
+
+    Raises:
+        RecordError: A record or an attachment cannot be published.
+        PrepareError: The disk failed.
+    """
+    names = [(collection.bucket, collection.collection) for collection in collections]
+    for bucket, name in names:
+        if not _IDENTIFIER.fullmatch(bucket) or not _IDENTIFIER.fullmatch(name):
+            raise _refuse(name, f"'{bucket}/{name}' is not a bucket and a collection of letters, digits, '_' and '-'")
+        if names.count((bucket, name)) > 1:
+            raise _refuse(name, f"'{bucket}/{name}' is there twice")
+    with folder_in_one_step(mirror_dir) as root:
+        changes: list[dict[str, Json]] = []
+        for collection in collections:
+            _write_changeset(
+                root,
+                collection.bucket,
+                collection.collection,
+                collection.timestamp,
+                _published_records(root, collection),
+                {
+                    "id": collection.collection,
+                    "bucket": collection.bucket,
+                    "last_modified": collection.timestamp,
+                    "signatures": [],
+                },
+            )
+            changes.append(
+                {
+                    "id": _identifier("collection", collection.bucket, collection.collection),
+                    "last_modified": collection.timestamp,
+                    "bucket": collection.bucket,
+                    "collection": collection.collection,
+                    "host": "",
+                }
+            )
+        latest = max((collection.timestamp for collection in collections), default=0)
+        _write_changeset(root, "monitor", "changes", latest, changes, {})
+        _write(root / "index.html", _root_answer())
+
+
+def _root_answer() -> Json:
+    return {
+        "project_name": "Remote Settings mirror",
+        "project_version": "1",
+        "http_api_version": "1.22",
+        "url": "./",
+        "settings": {"readonly": True},
+        "capabilities": {
+            "attachments": {"description": "Files of records", "url": "", "base_url": "attachments/"},
+        },
+    }
+
+
+def _write_changeset(
+    root: Path,
+    bucket: str,
+    collection: str,
+    timestamp: int,
+    changes: Sequence[Mapping[str, Json]],
+    metadata: Mapping[str, Json],
+) -> None:
+    newest_first = sorted(changes, key=lambda change: (-_integer(change["last_modified"]), str(change["id"])))
+    folder = root / "buckets" / bucket / "collections" / collection
+    folder.mkdir(parents=True)
+    _write(folder / "changeset", {"metadata": metadata, "timestamp": timestamp, "changes": newest_first})
+
+
+def _published_records(root: Path, collection: MirrorCollection) -> list[dict[str, Json]]:
+    name = collection.collection
+    if not len(collection.records) <= collection.timestamp <= MAX_INTEGER:
+        raise _refuse(name, f"the timestamp {collection.timestamp} is not in milliseconds since the epoch")
+    unknown = sorted(set(collection.attachments) - set(collection.records))
+    if unknown:
+        raise _refuse(name, f"there are attachments for {', '.join(unknown)}, but no such records")
+    published = []
+    for index, (key, fields) in enumerate(collection.records.items()):
+        for own in _OWN_FIELDS:
+            if own in fields:
+                raise _refuse(name, f"record '{key}' has the field '{own}', which the mirror sets itself")
+        _check_json(fields, f"record '{key}'", name)
+        record: dict[str, Json] = {
+            **fields,
+            "id": _identifier("record", collection.bucket, name, key),
+            # A server never gives two records of a collection the same one.
+            "last_modified": collection.timestamp - index,
+        }
+        if key in collection.attachments:
+            record["attachment"] = _publish_attachment(root, collection, collection.attachments[key])
+        published.append(record)
+    return published
+
+
+def _publish_attachment(root: Path, collection: MirrorCollection, attachment: MirrorAttachment) -> dict[str, Json]:
+    filename = attachment.filename or attachment.source.name
+    if not _FILE_NAME.fullmatch(filename) or ".." in filename:
+        raise _refuse(collection.collection, f"'{filename}' cannot be an attachment's file name")
+    if not _MIME_TYPE.fullmatch(attachment.mimetype):
+        raise _refuse(collection.collection, f"'{attachment.mimetype}' is not a MIME type")
+    if not attachment.source.is_file():
+        raise _refuse(collection.collection, f"there is no file {attachment.source} to attach")
+    digest = sha256_of(attachment.source)
+    # Named after its bytes: a replaced attachment gets a new address, so that no cache serves the old one.
+    unique = _identifier("attachment", collection.bucket, collection.collection, digest)
+    location = f"{collection.bucket}-workspace/{collection.collection}/{unique}{Path(filename).suffix}"
+    target = root / "attachments" / location
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(attachment.source, target)
+    return {
+        "hash": digest,
+        "size": target.stat().st_size,
+        "filename": filename,
+        "location": location,
+        "mimetype": attachment.mimetype,
+    }
+
+
+def _check_json(value: object, where: str, collection: str) -> None:
+    """Refuse what does not keep its value, or its canonical form, on the way to a client."""
+    if isinstance(value, float):
+        raise _refuse(collection, f"{where} holds the float {value!r}; give whole numbers or texts")
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise _refuse(collection, f"{where} holds {value}, which is beyond ±2^53")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _refuse(collection, f"{where} has the key {key!r}; keys are texts")
+            _check_json(item, f"{where}, '{key}'", collection)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_json(item, where, collection)
+    elif not isinstance(value, str | int | None):
+        raise _refuse(collection, f"{where} holds {type(value).__name__}, which JSON has not")
+
+
+def _refuse(collection: str, reason: str) -> RecordError:
+    return RecordError(f"Collection {collection} cannot be published: {reason}.", collection=collection)
+
+
+def _identifier(*parts: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, "/".join(parts)))
+
+
+def _integer(value: Json) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _write(path: Path, value: Json) -> None:
+    path.write_text(json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n", encoding="utf-8")
+
+
+DEMO_EDITION = 1
+"""Raise it when a record of the demo changes."""
+_DEMO_EPOCH_MS = 1_760_000_000_000
+
+
+def write_demo_mirror(mirror_dir: Path, runtime_wasm: Path, runtime_version: str) -> None:
+    """Write the mirror that the demo reads: the runtime, the options of its task, and an empty allow and deny list.
+
+    Args:
+        mirror_dir: The server's root, such as `dist/v1`.
+        runtime_wasm: ONNX Runtime's WASM file.
+        runtime_version: Its version, such as `1.30.0`.
+
+    Raises:
+        RecordError: The file is missing, or the version is none.
+        PrepareError: The disk failed.
+    """
+    timestamp = _demo_timestamp(runtime_version)
+    runtime = MirrorCollection(
+        bucket="main",
+        collection="ml-onnx-runtime",
+        timestamp=timestamp,
+        records={
+            runtime_wasm.name: {
+                "name": runtime_wasm.name,
+                "version": runtime_version,
+                "release": f"v{runtime_version}",
+                "revision": f"v{runtime_version}",
+                "license": "MIT",
+                "filter_expression": "",
+            }
+        },
+        attachments={runtime_wasm.name: MirrorAttachment(runtime_wasm, "application/wasm")},
+    )
+    options = MirrorCollection(
+        bucket="main",
+        collection="ml-inference-options",
+        timestamp=timestamp,
+        records={
+            "sentence-similarity": {
+                "featureId": "sentence-similarity",
+                "taskName": "feature-extraction",
+                "modelId": "sentence-transformers/all-MiniLM-L6-v2",
+                "modelRevision": "v1.0.0",
+                "tokenizerId": "sentence-transformers/all-MiniLM-L6-v2",
+                "tokenizerRevision": "v1.0.0",
+                "dtype": "q8",
+                "filter_expression": "",
+            }
+        },
+    )
+    policy = MirrorCollection(bucket="main", collection="ml-model-allow-deny-list", timestamp=timestamp)
+    write_mirror(mirror_dir, [runtime, options, policy])
+
+
+def _demo_timestamp(runtime_version: str) -> int:
+    """Grows with the runtime's version and with `DEMO_EDITION`, and depends on nothing else."""
+    match = re.fullmatch(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})", runtime_version)
+    if match is None:
+        raise _refuse("ml-onnx-runtime", f"'{runtime_version}' is not a version such as 1.30.0")
+    major, minor, patch = (int(part) for part in match.groups())
+    return _DEMO_EPOCH_MS + ((DEMO_EDITION * 1000 + major) * 1000 + minor) * 1000 + patch

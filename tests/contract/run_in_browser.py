@@ -1,0 +1,60 @@
+"""Runs the contracts inside Pyodide, on the browser platform. Each returns what failed."""
+
+from __future__ import annotations
+
+import traceback
+
+import pywebml
+from pywebml.engine import DEFAULT_RUNTIME_FILE, RUNTIME_COLLECTION
+from pywebml.platform import Platform, SessionWorker, get_platform
+from pywebml.settings import RemoteSettings, select_runtime
+from tests.contract import session_contract, store_contract
+
+
+async def run_store_contract() -> list[str]:
+    """Every check on an empty store."""
+    platform = await _platform()
+    failures = []
+    for check in store_contract.CONTRACT:
+        for kind in ("model", "attachment"):
+            await platform.blobs.delete([info.key for info in await platform.blobs.list(kind)])
+        try:
+            await check(platform)
+        except Exception:
+            failures.append(f"{check.__name__}: {traceback.format_exc()}")
+    return failures
+
+
+async def run_session_contract() -> list[str]:
+    """Every check with the runtime that the settings name."""
+    from pyodide.http import pyfetch
+
+    platform = await _platform()
+    settings = RemoteSettings(platform, f"{platform.environment.base_url}/../../v1/")
+    record = select_runtime(
+        await settings.get(RUNTIME_COLLECTION),
+        name=DEFAULT_RUNTIME_FILE,
+        version=platform.environment.runtime_version,
+    )
+    runtime = await settings.attachment(RUNTIME_COLLECTION, record)
+
+    async def start() -> SessionWorker:
+        return await platform.start_session_worker(runtime, num_threads=1)
+
+    async def read(name: str) -> bytes:
+        content: bytes = await (await pyfetch(f"/fixtures/models/{name}")).bytes()
+        return content
+
+    models = await session_contract.store_models(platform, read)
+    failures = []
+    for check in session_contract.CONTRACT:
+        try:
+            await check(platform, start, models)
+        except Exception:
+            failures.append(f"{check.__name__}: {traceback.format_exc()}")
+    return failures
+
+
+async def _platform() -> Platform:
+    pywebml.configure(assets_base="/")
+    return await get_platform()
