@@ -113,17 +113,20 @@ def _error_data(name: str, message: str, details: dict[str, Any]) -> dict[str, A
 
 def to_js_value(value: Any) -> Any:
     """Plain data for the page: dicts become objects, arrays become `{dims, type, data}` with a typed array."""
-    if isinstance(value, np.ndarray):
-        return _tensor(value)
-    return to_js(value, dict_converter=js.Object.fromEntries, default_converter=_convert_other)
+    return to_js(_plain(value), dict_converter=js.Object.fromEntries)
 
 
-def _convert_other(value: Any, _convert: Callable[[Any], Any], _cache: Callable[[Any, Any], None]) -> Any:
+def _plain(value: Any) -> Any:
+    # Arrays are taken out first: `to_js` itself would make lists of lists of them.
     if isinstance(value, np.ndarray):
         return _tensor(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, JsProxy):
+    if value is None or isinstance(value, str | int | float | bool | bytes | JsProxy):
         return value
     raise PywebmlError(
         f"A result of type {type(value).__name__} cannot be sent to the page; give plain data or numpy arrays.",

@@ -26,7 +26,6 @@ from pywebml.platform.native_store import (
 )
 
 _CONNECT_SECONDS = 30.0
-_PIECE_BYTES = 256 * 1024
 _OS_NAMES = {"Windows": "WINNT"}
 
 
@@ -65,7 +64,7 @@ class NativeResponse:
 
     async def save(self, writer: BlobWriter, on_bytes: Callable[[int], None]) -> None:
         """Stream the body into `writer`."""
-        pieces = self._response.aiter_bytes(_PIECE_BYTES)
+        pieces = self._response.aiter_bytes()
         try:
             while True:
                 # Errors of the writer are the store's own and pass as they are.

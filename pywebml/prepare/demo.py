@@ -5,11 +5,11 @@ Every file is pinned by SHA-256, so that the source makes no difference.
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def _from_hub(folder: Path, _cache_dir: Path) -> None:
                 (folder / name).open("wb") as file,
             ):
                 _copy(answer, file, url)
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise SourceError(f"{url}: {error}") from error
         # The first file has shown that the hub is in reach.
         timeout = READ_SECONDS

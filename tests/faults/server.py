@@ -181,12 +181,14 @@ class Handler(BaseHTTPRequestHandler):
         if fault.kind not in {"truncate", "stall"}:
             self.answer(200, body, content_type, headers)
             return
+        # Taken before the client can see a byte, so that no reset is missed.
+        released = self.state.released
         self.head(200, len(body), content_type, headers)
         self.wfile.write(body[: int(fault.value)])
         self.wfile.flush()
         self.close_connection = True
         if fault.kind == "stall":
-            self.state.released.wait()
+            released.wait()
 
     def head(self, status: int, length: int, content_type: str, headers: dict[str, str]) -> None:
         self.send_response(status)

@@ -91,8 +91,26 @@ def test_template_of_anything_but_words_placeholders_and_slashes_is_refused(temp
 
 @pytest.mark.parametrize(
     "model",
-    ["", "/", "org/", "/name", "org//name", "../name", "org/..", "org/.", "org\\name", "https://x.example/a"]
-    + ["a b", "org/na\nme", "org/name?x", "org/name#x", "org/a..b", "é", "a" * 2000, "org/%2e%2e"],
+    [
+        "",
+        "/",
+        "org/",
+        "/name",
+        "org//name",
+        "../name",
+        "org/..",
+        "org/.",
+        "org\\name",
+        "https://x.example/a",
+        "a b",
+        "org/na\nme",
+        "org/name?x",
+        "org/name#x",
+        "org/a..b",
+        "é",
+        "a" * 2000,
+        "org/%2e%2e",
+    ],
 )
 def test_model_id_that_could_lead_elsewhere_is_refused(model: str) -> None:
     with pytest.raises(OptionsError) as caught:

@@ -96,6 +96,7 @@ async function bundlePage() {
 <html lang="en">
 <meta charset="utf-8">
 <meta http-equiv="refresh" content="0; url=inference/">
+<link rel="icon" href="data:,">
 <title>pywebml</title>
 <p><a href="inference/">pywebml in this browser</a></p>
 </html>

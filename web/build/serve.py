@@ -44,6 +44,8 @@ MIME_TYPES = {
     ".ico": "image/x-icon",
 }
 OCTETS = "application/octet-stream"
+# Answers of the settings mirror are files without an ending.
+MIME_TYPES_BY_NAME = {"changeset": "application/json"}
 
 # A page may use threads of the runtime only when it is cross-origin isolated.
 ISOLATION = {
@@ -162,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if partial:
                     self.send_header("Content-Range", f"bytes {first}-{last}/{status.st_size}")
                 self.send_header("Last-Modified", email.utils.formatdate(status.st_mtime, usegmt=True))
-                self.send_header("Content-Type", MIME_TYPES.get(path.suffix.lower(), OCTETS))
+                mime_type = MIME_TYPES_BY_NAME.get(path.name) or MIME_TYPES.get(path.suffix.lower(), OCTETS)
+                self.send_header("Content-Type", mime_type)
                 self.send_header("Content-Length", str(last - first + 1))
                 self.end_headers()
                 if not with_body:

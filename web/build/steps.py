@@ -53,12 +53,12 @@ class Step:
     versions: Callable[[], str] = lambda: ""
 
 
-def files_of(patterns: Sequence[str], root: Path = ROOT) -> Iterator[Path]:
-    """Files that the patterns name, sorted and without caches of the interpreter."""
+def files_of(patterns: Sequence[str]) -> Iterator[Path]:
+    """Files below the repository root that the patterns name, sorted and without caches of the interpreter."""
     found: set[Path] = set()
     for pattern in patterns:
-        path = root / pattern
-        matches = [path] if path.exists() else root.glob(pattern)
+        path = ROOT / pattern
+        matches = [path] if path.exists() else ROOT.glob(pattern)
         for match in matches:
             found.update([match] if match.is_file() else (p for p in match.rglob("*") if p.is_file()))
     return iter(sorted(p for p in found if "__pycache__" not in p.parts))
