@@ -100,3 +100,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         opset=arguments.opset,
         log=lambda line: print(line, flush=True),
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,6 +73,8 @@ class Engine:
         self._loaded: _Loaded | None = None
         self._loading = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
+        self._orphans: set[asyncio.Task[Any]] = set()
+        self._settling: asyncio.Future[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -150,6 +152,8 @@ class Engine:
         self._stop_idle_timer()
         started = self._platform.monotonic()
         try:
+            if self._settling is not None:
+                await asyncio.shield(self._settling)
             loaded = self._loaded or await self._load(ignore_progress)
             before = loaded.run_ms()
             result = await self._guard(loaded, asyncio.ensure_future(_call(loaded.task, args, options)))
@@ -160,8 +164,6 @@ class Engine:
             self._start_idle_timer()
 
     async def _guard(self, loaded: _Loaded, work: asyncio.Task[Any]) -> Any:
-        # A run that nobody waits for any more must not hold up the next one: it gets a moment to finish by itself,
-        # then the worker goes, unless other runs are still waiting for it.
         self._running.add(work)
         try:
             return await asyncio.shield(work)
@@ -170,17 +172,21 @@ class Engine:
                 raise EngineClosedError(
                     f"The engine '{self.engine_id}' was terminated during a run.", engine_id=self.engine_id
                 ) from None
-            if not work.done():
-                asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self._stop_orphan, loaded, work)
+            self._orphans.add(work)
+            if self._running == {work}:
+                self._settling = asyncio.ensure_future(self._settle(loaded))
             raise
         finally:
             self._running.discard(work)
 
-    def _stop_orphan(self, loaded: _Loaded, work: asyncio.Task[Any]) -> None:
-        if not work.done() and not self._running and self._loaded is loaded:
+    async def _settle(self, loaded: _Loaded) -> None:
+        # Runs that nobody waits for any more must not hold up the next one: they get a moment to finish by
+        # themselves, then the worker goes.
+        _, unfinished = await asyncio.wait(self._orphans, timeout=STOP_GRACE_SECONDS)
+        if unfinished and self._loaded is loaded:
             self._unload()
-        # Its outcome interests nobody; reading it keeps the loop from reporting it.
-        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.gather(*self._orphans, return_exceptions=True)
+        self._orphans.clear()
 
     async def _load(self, on_progress: ProgressCallback) -> _Loaded:
         async with self._loading:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pywebml.prepare.demo import fetch_demo_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -41,10 +44,8 @@ CASES: dict[str, list[str]] = {
 
 
 def weights_folder() -> Path:
-    """Where the build keeps the model that the demo was converted from."""
-    found = sorted((ROOT / ".cache").rglob("model.safetensors"))
-    assert found, "The demo model's weights are not in .cache/; run ./build.sh build first."
-    return found[0].parent
+    """The checkpoint that the demo model was converted from; fetched when the build's cache does not have it."""
+    return fetch_demo_checkpoint(Path(os.environ.get("PYWEBML_CACHE") or ROOT / ".cache")).folder
 
 
 def reference_embeddings() -> dict[str, NDArray[Any]]:

@@ -54,6 +54,7 @@ class _File:
     key: BlobKey
     task_name: str | None
     engine_id: str | None
+    required: bool
 
     def progress(
         self, event_type: Literal["downloading", "loading_from_cache"], emit: ProgressCallback
@@ -104,7 +105,7 @@ class ModelHub:
         )
         self.default_revision = check_revision(default_revision)
         self._platform = platform
-        self._transfers: SharedWork[BlobKey, BlobKey | None] = SharedWork()
+        self._transfers: SharedWork[tuple[BlobKey, bool], BlobKey | None] = SharedWork()
         self._manifests: dict[tuple[str, str], tuple[float, Mapping[str, FileEntry] | None]] = {}
         self._absences = asyncio.Lock()
 
@@ -176,16 +177,9 @@ class ModelHub:
             key=self._key(model, revision, path),
             task_name=task_name,
             engine_id=engine_id,
+            required=required,
         )
-        key = await self._transfers.do(file.key, lambda emit: self._obtain(file, emit), on_progress)
-        if key is None and required:
-            raise FileNotFoundOnHubError(
-                f"The hub has no file {path!r} of {model} ({revision}): {file.url}. Check model id, revision and "
-                "file name.",
-                url=file.url,
-                status=404,
-            )
-        return key
+        return await self._transfers.do((file.key, required), lambda emit: self._obtain(file, emit), on_progress)
 
     async def read_file(
         self,
@@ -302,7 +296,14 @@ class ModelHub:
             manifest = await self.manifest(file.model, file.revision)
             # A manifest lists every file, so that asking for one more could only bring a 404.
             if manifest is not None and file.path not in manifest:
-                return None
+                if not file.required:
+                    return None
+                raise FileNotFoundOnHubError(
+                    f"The hub has no file {file.path!r} of {file.model} ({file.revision}): the model's {MANIFEST} does "
+                    f"not list {file.url}. Check model id, revision and file name.",
+                    url=file.url,
+                    status=404,
+                )
             entry = manifest[file.path] if manifest is not None else None
         stored = await self._platform.blobs.info(file.key)
         if stored is not None and await self._is_current(file, stored, entry):
@@ -311,7 +312,8 @@ class ModelHub:
             progress.expect(stored.size)
             progress.done()
             return file.key
-        known_absent = stored is None and await self._is_absent(file.key)
+        # A required file is asked for again, since its hub may have been mended.
+        known_absent = not file.required and stored is None and await self._is_absent(file.key)
         if known_absent and is_pinned(file.revision):
             return None
         try:
@@ -328,7 +330,7 @@ class ModelHub:
                 progress=file.progress("downloading", emit),
             )
         except FileNotFoundOnHubError as error:
-            if error.details["status"] not in {404, 410}:
+            if file.required or error.details["status"] not in {404, 410}:
                 raise
             await self._set_absent(file.key, True)
             return None

@@ -66,6 +66,11 @@ class BrowserSession:
         payloads: list[Any] = []
         for name, feed in feeds.items():
             if isinstance(feed, BrowserTensorHandle):
+                if not feed.belongs_to(self._worker):
+                    raise InferenceError(
+                        f"Input '{name}' is a tensor in the memory of another engine; fetch() it and feed the array.",
+                        input=name,
+                    )
                 described.append([name, feed.number()])
                 payloads.append(None)
             else:
@@ -107,6 +112,10 @@ class BrowserTensorHandle:
         self._released = False
         self.type = kind
         self.shape = shape
+
+    def belongs_to(self, worker: Any) -> bool:
+        """Whether it lies in this worker's memory."""
+        return self._worker is worker
 
     def number(self) -> int:
         """What the worker calls it.

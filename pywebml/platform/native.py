@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 
@@ -94,7 +95,6 @@ class NativePlatform:
     def __init__(self, cache_dir: Path | None = None, *, stall_seconds: float = 60.0) -> None:
         self._storage = FileStorage(Path(cache_dir) if cache_dir is not None else default_cache_dir())
         self._stall_seconds = stall_seconds
-        self._tls: ssl.SSLContext | None = None
         self.blobs: BlobStore = FileBlobStore(self._storage)
         self.documents: DocumentStore = FileDocumentStore(self._storage)
         self.environment = Environment(
@@ -117,11 +117,10 @@ class NativePlatform:
         timeout: float | None = None,
     ) -> NativeResponse:
         """Send a request and wait for the answer's head."""
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
+        tls = await asyncio.to_thread(_tls_context)
         # A client per request: connections belong to one event loop, and a kept client could meet another.
         client = httpx.AsyncClient(
-            verify=self._tls,
+            verify=tls,
             follow_redirects=True,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"user-agent": "pywebml"},
@@ -148,6 +147,12 @@ class NativePlatform:
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """The certificates, which take a while to read."""
+    return httpx.create_ssl_context()
 
 
 def _locale() -> str:

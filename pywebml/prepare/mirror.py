@@ -106,6 +106,8 @@ def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection]) -> N
                     "bucket": collection.bucket,
                     "last_modified": collection.timestamp,
                     "signatures": [],
+                    # A host of plain files answers `_since` with everything; this says so, and clients drop the rest.
+                    "complete": True,
                 },
             )
             changes.append(

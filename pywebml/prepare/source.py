@@ -87,8 +87,9 @@ def download_checkpoint(model_id: str, revision: str) -> Checkpoint:
         folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=list(_WANTED)))
     # The library raises its own errors, those of its HTTP client and OSError, depending on its version.
     except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".")
         raise SourceError(
-            f"Cannot take {model_id} at {revision} from the Hugging Face hub: {error}. Check the name, the revision "
+            f"Cannot take {model_id} at {revision} from the Hugging Face hub: {reason}. Check the name, the revision "
             "and the network, or give a local folder with --path.",
             model_id=model_id,
             revision=revision,

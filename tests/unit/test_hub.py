@@ -153,7 +153,7 @@ async def test_branch_with_a_manifest_is_compared_by_hash(platform: Platform, se
     assert await later.read_file(MODEL, "main", "b.json") == b"{2}"
 
 
-@pytest.mark.parametrize("kind", ["drop", "status", "stall"])
+@pytest.mark.parametrize("kind", ["drop", "status"])
 async def test_branch_is_read_from_the_store_when_the_hub_does_not_answer(
     server: FaultServer, hub: ModelHub, kind: str
 ) -> None:
@@ -172,6 +172,17 @@ async def test_optional_file_that_was_absent_stays_so_offline(
     server.mend()
     publish(server, {"generation_config.json": "{}"})
     assert await again(platform, server).get_file(MODEL, "main", "generation_config.json", required=False)
+
+
+async def test_required_file_is_asked_for_again_once_its_hub_is_mended(server: FaultServer, hub: ModelHub) -> None:
+    for required in (False, True):
+        if required:
+            with pytest.raises(FileNotFoundOnHubError, match="404"):
+                await hub.get_file(MODEL, "v1.0.0", "config.json")
+        else:
+            assert await hub.get_file(MODEL, "v1.0.0", "config.json", required=False) is None
+    publish(server, {"config.json": CONFIG}, "v1.0.0")
+    assert await hub.read_file(MODEL, "v1.0.0", "config.json") == CONFIG.encode()
 
 
 async def test_default_revision_is_used_when_none_is_given(platform: Platform, server: FaultServer) -> None:

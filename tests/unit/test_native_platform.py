@@ -334,9 +334,8 @@ async def test_silent_server_is_a_network_error(tmp_path: Path, server: FaultSer
     platform = NativePlatform(tmp_path / "cache", stall_seconds=0.05)
     server.write("a.bin", bytes(100_000))
     server.fault("/a.bin", "stall", 50_000)
-    response = await platform.request(f"{server.url}/a.bin")
     with pytest.raises(NetworkError, match="in time"):
-        await response.read(1_000_000)
+        await (await platform.request(f"{server.url}/a.bin")).read(1_000_000)
 
 
 async def test_cancelled_save_leaves_nothing(platform: NativePlatform, server: FaultServer) -> None:

@@ -374,9 +374,9 @@ async def test_record_without_attachment_is_named(settings: RemoteSettings) -> N
     [
         "{}",
         "<html>",
+        '{"capabilities": []}',
         '{"capabilities": {"attachments": {"base_url": 1}}}',
         '{"capabilities": {"attachments": {"base_url": "file:///a"}}}',
-        '{"capabilities": []}',
     ],
 )
 async def test_root_that_is_not_the_protocol_is_named(server: FaultServer, settings: RemoteSettings, root: str) -> None:

@@ -60,7 +60,10 @@ def _converter_versions() -> str:
     return " ".join(f"{name}=={version(name)}" for name in CONVERTER)
 
 
-MODEL_INPUTS = ("pywebml/prepare/*.py",)
+MODEL_INPUTS = tuple(
+    f"pywebml/prepare/{name}.py"
+    for name in ("compare", "convert", "demo", "export", "layout", "quantize", "quiet", "report", "source")
+)
 
 
 def _model() -> None:

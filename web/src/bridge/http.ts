@@ -84,18 +84,24 @@ export class BridgeResponse {
   /** The body, piece by piece, into `writer`. */
   async save(writer: ByteSink, onBytes: (count: number) => void): Promise<void> {
     let unreported = 0;
-    let reported = performance.now();
-    await this.#pieces(async (piece) => {
-      await writer.write(piece);
-      unreported += piece.byteLength;
-      if (performance.now() - reported >= REPORT_EVERY_MS) {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const report = () => {
+      clearTimeout(timer);
+      timer = undefined;
+      if (unreported > 0) {
         onBytes(unreported);
         unreported = 0;
-        reported = performance.now();
       }
-    });
-    if (unreported > 0) {
-      onBytes(unreported);
+    };
+    try {
+      await this.#pieces(async (piece) => {
+        await writer.write(piece);
+        unreported += piece.byteLength;
+        timer ??= setTimeout(report, REPORT_EVERY_MS);
+      });
+      report();
+    } finally {
+      clearTimeout(timer);
     }
   }
 

@@ -181,9 +181,16 @@ export class Store {
     );
   }
 
-  /** Bytes used by everything of this origin, and bytes allowed (0: unknown). */
+  /**
+   * Bytes of all files here, and bytes that the browser allows the whole origin (0: unknown). The browser's own figure
+   * of what is used is rounded and late, so the files are counted.
+   */
   async usage(): Promise<[used: number, quota: number]> {
-    return estimate();
+    const files = await this.transact(["files"], "readonly", "the list of files", (tx) =>
+      tx.objectStore("files").getAll(),
+    );
+    const [, quota] = await estimate();
+    return [files.reduce((sum, file) => sum + file.size, 0), quota];
   }
 
   /** Asks the browser never to evict this origin's storage. Workers cannot ask: there it tells what was granted. */

@@ -188,8 +188,7 @@ export function createApi(scriptUrl: string) {
 
     settings: {
       sync: async (collection: string) => (await call("settings.sync", { collection })) as SyncResult,
-      get: async (collection: string) =>
-        (await call("settings.get", { collection })) as SettingsRecord[],
+      get: async (collection: string) => (await call("settings.get", { collection })) as SettingsRecord[],
     },
 
     /** Adds a task written in Python: `source`, or the `url` of it. Resolves to the names of all tasks. */
