@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
-from urllib.parse import urljoin
 from weakref import WeakValueDictionary
 
-from pywebml.abort import AbortSignal, abortable, together
-from pywebml.errors import EngineClosedError, InputError, OptionsError, PywebmlError, TaskError
-from pywebml.hub import HUBS, ModelHub
-from pywebml.models import ModelConfig, ModelModule, model_modules
+from pywebml.abort import AbortSignal, abortable
+from pywebml.errors import EngineClosedError, InputError, OptionsError, SessionClosedError, TaskError
+from pywebml.loading import Loaded, load, resolve_options
 from pywebml.options import Configuration, PipelineOptions, get_configuration
-from pywebml.platform import BlobKey, Platform, Session, SessionWorker, get_platform
+from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.progress import ProgressCallback, ignore_progress
-from pywebml.settings import RemoteSettings, select_options, select_runtime
-from pywebml.tasks import Task, TaskContext, TaskDefinition, get_task
-from pywebml.tokenization import Tokenizer
+from pywebml.sources import revalidate, settings_client
+from pywebml.tasks import Task
 
 EngineStatus = Literal["loading", "ready", "closed"]
-
-RUNTIME_COLLECTION = "ml-onnx-runtime"
-OPTIONS_COLLECTION = "ml-inference-options"
-DEFAULT_RUNTIME_FILE = "ort-wasm-simd-threaded.wasm"
-DEFAULT_DTYPE = "q8"
-DEFAULT_REVISION = "main"
-MOST_DEFAULT_THREADS = 4
 
 STOP_GRACE_SECONDS = 0.25
 """How long an aborted run may still finish by itself before its worker is stopped and the model loaded anew."""
 
-_logger = logging.getLogger("pywebml")
 _engine_numbers = itertools.count(1)
 
 
@@ -70,10 +58,9 @@ class Engine:
         self._platform = platform
         self._configuration = configuration
         self._status: EngineStatus = "loading"
-        self._loaded: _Loaded | None = None
+        self._loaded: Loaded | None = None
         self._loading = asyncio.Lock()
-        self._running: set[asyncio.Task[Any]] = set()
-        self._orphans: set[asyncio.Task[Any]] = set()
+        self._runs = 0
         self._settling: asyncio.Future[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
 
@@ -136,8 +123,6 @@ class Engine:
         self._unload()
         if _engines.get(self.engine_id) is self:
             del _engines[self.engine_id]
-        for task in self._running:
-            task.cancel()
 
     async def __aenter__(self) -> Engine:
         return self
@@ -150,50 +135,42 @@ class Engine:
     async def _run(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         self._check_open()
         self._stop_idle_timer()
+        # A run that was given up may still be computing; it is finished or stopped before the next one starts.
+        if self._settling is not None:
+            await asyncio.shield(self._settling)
         started = self._platform.monotonic()
+        self._runs += 1
+        loaded = None
         try:
-            if self._settling is not None:
-                await asyncio.shield(self._settling)
             loaded = self._loaded or await self._load(ignore_progress)
             before = loaded.run_ms()
-            result = await self._guard(loaded, asyncio.ensure_future(_call(loaded.task, args, options)))
+            result = await _start(loaded.task, args, options)
+            self._check_open()
             total = (self._platform.monotonic() - started) * 1000
             self.metrics = RunMetrics(total=total, inference=loaded.run_ms() - before)
             return result
-        finally:
-            self._start_idle_timer()
-
-    async def _guard(self, loaded: _Loaded, work: asyncio.Task[Any]) -> Any:
-        self._running.add(work)
-        try:
-            return await asyncio.shield(work)
+        except SessionClosedError:
+            self._check_open()
+            raise
         except asyncio.CancelledError:
-            if self._status == "closed":
-                raise EngineClosedError(
-                    f"The engine '{self.engine_id}' was terminated during a run.", engine_id=self.engine_id
-                ) from None
-            self._orphans.add(work)
-            if self._running == {work}:
-                self._settling = asyncio.ensure_future(self._settle(loaded))
+            if loaded is not None and loaded.worker is not None and self._runs == 1:
+                self._settling = asyncio.ensure_future(self._settle(loaded, loaded.worker))
             raise
         finally:
-            self._running.discard(work)
+            self._runs -= 1
+            self._start_idle_timer()
 
-    async def _settle(self, loaded: _Loaded) -> None:
-        # Runs that nobody waits for any more must not hold up the next one: they get a moment to finish by
-        # themselves, then the worker goes.
-        _, unfinished = await asyncio.wait(self._orphans, timeout=STOP_GRACE_SECONDS)
-        if unfinished and self._loaded is loaded:
+    async def _settle(self, loaded: Loaded, worker: SessionWorker) -> None:
+        if not await worker.settle(STOP_GRACE_SECONDS) and self._loaded is loaded:
             self._unload()
-        await asyncio.gather(*self._orphans, return_exceptions=True)
-        self._orphans.clear()
+        self._settling = None
 
-    async def _load(self, on_progress: ProgressCallback) -> _Loaded:
+    async def _load(self, on_progress: ProgressCallback) -> Loaded:
         async with self._loading:
             if self._loaded is None:
-                loaded = await _load(self.engine_id, self.options, self._platform, self._configuration, on_progress)
+                loaded = await load(self.engine_id, self.options, self._platform, self._configuration, on_progress)
                 if self._status == "closed":
-                    loaded.worker_terminate()
+                    loaded.terminate()
                     self._check_open()
                 self._loaded = loaded
                 self._status = "ready"
@@ -202,7 +179,7 @@ class Engine:
     def _unload(self) -> None:
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
-            loaded.worker_terminate()
+            loaded.terminate()
 
     def _check_open(self) -> None:
         if self._status == "closed":
@@ -212,7 +189,7 @@ class Engine:
 
     def _start_idle_timer(self) -> None:
         timeout = self.options.timeout_ms
-        if timeout is None or timeout < 0 or self._running or self._status == "closed":
+        if timeout is None or timeout < 0 or self._runs or self._status == "closed":
             return
         self._stop_idle_timer()
         loop = asyncio.get_running_loop()
@@ -222,20 +199,6 @@ class Engine:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    task: Task
-    worker: SessionWorker | None
-    sessions: Mapping[str, Session]
-
-    def run_ms(self) -> float:
-        return sum(session.total_run_ms for session in self.sessions.values())
-
-    def worker_terminate(self) -> None:
-        if self.worker is not None:
-            self.worker.terminate()
 
 
 _engines: dict[str, Engine] = {}
@@ -300,8 +263,8 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
     # One creation per id at a time: two at once could both find the old engine and both replace it.
     lock = _creating.setdefault(engine_id, asyncio.Lock())
     async with lock:
-        settings = _remote_settings(platform, configuration)
-        resolved = await _resolve(chosen, settings)
+        settings = settings_client(platform, configuration)
+        resolved = await resolve_options(chosen, settings)
 
         existing = _engines.get(engine_id)
         if existing is not None:
@@ -318,9 +281,8 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
             raise
         engine._start_idle_timer()
 
-        # What the server has learned since is for the next start, and must not delay this one.
         if settings is not None:
-            _revalidate(settings)
+            revalidate(settings)
         return engine
 
 
@@ -328,245 +290,9 @@ def _free_engine_id() -> str:
     return next(name for number in _engine_numbers if (name := f"engine-{number}") not in _engines)
 
 
-async def _resolve(chosen: PipelineOptions, settings: RemoteSettings | None) -> PipelineOptions:
-    """Leave nothing open: settings record, then the caller's word over it, then the task's and our defaults."""
-    options = chosen
-    if settings is not None and (chosen.feature_id or chosen.task_name):
-        record = select_options(
-            await settings.get(OPTIONS_COLLECTION),
-            feature_id=chosen.feature_id,
-            task_name=chosen.task_name,
-            model_id=chosen.model_id,
-        )
-        if record is not None:
-            options = PipelineOptions.from_record(record).overlaid_by(chosen)
-    if options.task_name is None:
-        raise OptionsError(
-            "No task: give task_name, such as 'feature-extraction', or a feature_id that the settings know.",
-            field="task_name",
-            value=None,
-        )
-    definition = get_task(options.task_name)
-    model_id = options.model_id or definition.default_model
-    if definition.modules and model_id is None:
-        raise OptionsError(
-            f"The task {definition.name} has no default model: give model_id.", field="model_id", value=None
-        )
-    defaults = PipelineOptions(
-        model_id=model_id,
-        model_revision=DEFAULT_REVISION,
-        dtype=DEFAULT_DTYPE,
-        device="wasm",
-        num_threads=0,
-        backend="onnx",
-        runtime_filename=DEFAULT_RUNTIME_FILE,
-        timeout_ms=-1,
-    )
-    return defaults.overlaid_by(options)
-
-
-async def _load(
-    engine_id: str,
-    options: PipelineOptions,
-    platform: Platform,
-    configuration: Configuration,
-    on_progress: ProgressCallback,
-) -> _Loaded:
-    definition = get_task(options.task_name or "")
-    if not definition.modules and not definition.tokenizer:
-        return _Loaded(definition.build(TaskContext(options.model_id or "", None, None, {})), None, {})
-    files = _EngineFiles(engine_id, options, model_hub(platform, configuration, options), on_progress)
-
-    # The runtime and the model's files do not wait for each other.
-    config = asyncio.ensure_future(files.config())
-    runtime, _, tokenizer, modules = await together(
-        _runtime_file(platform, configuration, options, on_progress),
-        config,
-        files.tokenizer(definition),
-        files.modules(definition, config),
-    )
-    worker = await platform.start_session_worker(runtime, num_threads=_thread_count(options, platform))
+def _start(task: Task, args: tuple[Any, ...], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
     try:
-        sessions = {
-            module.name: await worker.create_session(model, external_data=external_data)
-            for module, model, external_data in modules
-        }
-        context = TaskContext(options.model_id or "", config.result(), tokenizer, sessions)
-        return _Loaded(definition.build(context), worker, sessions)
-    except BaseException:
-        worker.terminate()
-        raise
-
-
-class _EngineFiles:
-    """Fetches the files of one engine."""
-
-    def __init__(self, engine_id: str, options: PipelineOptions, hub: ModelHub, on_progress: ProgressCallback) -> None:
-        self._options = options
-        self._hub = hub
-        self._model = options.model_id or ""
-        self._revision = options.model_revision or DEFAULT_REVISION
-        self._common: dict[str, Any] = {
-            "task_name": options.task_name,
-            "engine_id": engine_id,
-            "on_progress": on_progress,
-        }
-
-    async def config(self) -> ModelConfig:
-        data = await self._hub.read_file(self._model, self._revision, "config.json", **self._common)
-        return ModelConfig.from_json(data, self._model)
-
-    async def tokenizer(self, definition: TaskDefinition) -> Tokenizer | None:
-        if not definition.tokenizer:
-            return None
-        model = self._options.tokenizer_id or self._model
-        revision = self._options.tokenizer_revision
-        if revision is None:
-            revision = self._revision if model == self._model else DEFAULT_REVISION
-        tokenizer_json, tokenizer_config = await together(
-            self._hub.read_file(model, revision, "tokenizer.json", **self._common),
-            self._hub.read_file(model, revision, "tokenizer_config.json", **self._common),
-        )
-        return Tokenizer.from_json(tokenizer_json, tokenizer_config)
-
-    async def modules(
-        self, definition: TaskDefinition, config: asyncio.Future[ModelConfig]
-    ) -> list[tuple[ModelModule, BlobKey, dict[str, BlobKey]]]:
-        plan = model_modules(
-            definition.modules,
-            self._options.dtype or DEFAULT_DTYPE,
-            await asyncio.shield(config),
-            self._options.use_external_data_format,
-        )
-        paths = [path for module in plan for path in (module.path, *(path for _, path in module.external_data))]
-        fetched = dict(zip(paths, await together(*map(self._file, paths)), strict=True))
-        return [
-            (module, fetched[module.path], {name: fetched[path] for name, path in module.external_data})
-            for module in plan
-        ]
-
-    async def _file(self, path: str) -> BlobKey:
-        key: BlobKey = await self._hub.get_file(self._model, self._revision, path, **self._common)
-        return key
-
-
-async def _runtime_file(
-    platform: Platform, configuration: Configuration, options: PipelineOptions, on_progress: ProgressCallback
-) -> BlobKey | None:
-    if not platform.environment.needs_runtime_file:
-        return None
-    settings = _remote_settings(platform, configuration)
-    if settings is None:
-        raise OptionsError(
-            "No settings server: ONNX Runtime's WASM file is listed there. Call configure(settings_server=…) or "
-            "configure(assets_base=…) with the address of a built dist/ folder.",
-            field="settings_server",
-            value=None,
-        )
-    record = select_runtime(
-        await settings.get(RUNTIME_COLLECTION),
-        name=options.runtime_filename or DEFAULT_RUNTIME_FILE,
-        version=platform.environment.runtime_version,
-    )
-    return await settings.attachment(RUNTIME_COLLECTION, record, on_progress)
-
-
-def _thread_count(options: PipelineOptions, platform: Platform) -> int:
-    environment = platform.environment
-    if environment.name == "browser" and not environment.cross_origin_isolated:
-        return 1
-    # Half of the logical processors are the physical ones on most machines, and a page should leave some alone.
-    return options.num_threads or max(1, min(MOST_DEFAULT_THREADS, (environment.hardware_concurrency + 1) // 2))
-
-
-async def remote_settings() -> RemoteSettings | None:
-    """The configured settings client; None when no server is configured."""
-    return _remote_settings(await get_platform(), get_configuration())
-
-
-def _remote_settings(platform: Platform, configuration: Configuration) -> RemoteSettings | None:
-    server = configuration.settings_server
-    if server is None and configuration.assets_base is not None:
-        server = urljoin(_folder(configuration.assets_base), "v1/")
-    if server is None:
-        return None
-    key = (id(platform), _absolute(platform, server))
-    client = _settings_clients.get(key)
-    if client is None:
-        client = RemoteSettings(platform, key[1])
-        _settings_clients[key] = client
-    return client
-
-
-# Engines that load at the same time share these, so that what several want is fetched once.
-_settings_clients: WeakValueDictionary[tuple[int, str], RemoteSettings] = WeakValueDictionary()
-_hubs: WeakValueDictionary[tuple[int, str, str, bool], ModelHub] = WeakValueDictionary()
-
-
-def model_hub(
-    platform: Platform, configuration: Configuration | None = None, options: PipelineOptions | None = None
-) -> ModelHub:
-    """The hub that an engine with these options uses.
-
-    Raises:
-        OptionsError: No hub is configured.
-    """
-    configuration = configuration or get_configuration()
-    options = options or PipelineOptions()
-    if options.model_hub is not None:
-        known = HUBS[options.model_hub]
-        return _shared_hub(platform, known.root_url, known.url_template, known.uses_manifest)
-    root = options.model_hub_root_url or configuration.hub_root_url
-    if root is None and configuration.assets_base is not None:
-        root = urljoin(_folder(configuration.assets_base), "hub/")
-    if root is None:
-        raise OptionsError(
-            "No model hub: call configure(hub_root_url=…), or give model_hub='huggingface' or model_hub_root_url.",
-            field="hub_root_url",
-            value=None,
-        )
-    template = options.model_hub_url_template or configuration.hub_url_template
-    return _shared_hub(platform, _absolute(platform, root), template, True)
-
-
-def _shared_hub(platform: Platform, root_url: str, url_template: str, uses_manifest: bool) -> ModelHub:
-    key = (id(platform), root_url, url_template, uses_manifest)
-    hub = _hubs.get(key)
-    if hub is None:
-        hub = ModelHub(platform, root_url, url_template, uses_manifest=uses_manifest)
-        _hubs[key] = hub
-    return hub
-
-
-def _folder(address: str) -> str:
-    return address if address.endswith("/") else f"{address}/"
-
-
-def _absolute(platform: Platform, address: str) -> str:
-    return urljoin(platform.environment.base_url, address)
-
-
-_revalidations: set[asyncio.Task[None]] = set()
-
-
-def _revalidate(settings: RemoteSettings) -> None:
-    async def sync_all() -> None:
-        for collection in (RUNTIME_COLLECTION, OPTIONS_COLLECTION):
-            try:
-                await settings.sync(collection)
-            except PywebmlError as error:
-                _logger.info("Settings stay as they are: %s", error)
-
-    # The loop itself keeps only a weak reference to a task.
-    task = asyncio.ensure_future(sync_all())
-    _revalidations.add(task)
-    task.add_done_callback(_revalidations.discard)
-
-
-async def _call(task: Task, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    try:
-        work = task.run(*args, **options)
+        return task.run(*args, **options)
     except TypeError as error:
         # Calling an async function only binds its arguments, so this is about them.
         raise InputError(f"This call does not fit the task: {error}.", options=sorted(options)) from None
-    return await work

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urljoin
 
-from pywebml.engine import Engine, create_engine, get_engine, list_engines, model_hub, remote_settings
+from pywebml.engine import Engine, create_engine, get_engine, list_engines
 from pywebml.errors import OptionsError, SettingsError, TaskError
 from pywebml.options import PipelineOptions, configure
 from pywebml.platform import NetworkError, get_platform
 from pywebml.platform.rpc import Call
 from pywebml.settings import RemoteSettings
+from pywebml.sources import model_hub, settings_client
 from pywebml.tasks import task_names
 
 MAX_TASK_SOURCE = 4 * 1024 * 1024
@@ -22,7 +23,7 @@ MAX_TASK_SOURCE = 4 * 1024 * 1024
 Params = Mapping[str, Any]
 
 
-def serve(channel: Any, configuration: str) -> Callable[[Any], None]:
+def serve(channel: Any, configuration: str) -> Callable[[int, str | None, Any], None]:
     """Start answering a page.
 
     Args:
@@ -52,12 +53,12 @@ async def call(method: str, params: Params, caller: Call) -> Any:
 
 async def _create_engine(params: Params, caller: Call) -> dict[str, Any]:
     options = PipelineOptions.from_mapping(params["options"])
-    return _engine_data(await create_engine(options, on_progress=caller.progress, signal=caller.signal))
+    return _engine_data(await create_engine(options, on_progress=caller.progress))
 
 
 async def _run(params: Params, caller: Call) -> dict[str, Any]:
     engine = get_engine(params["engineId"])
-    result = await engine.run(*params["args"], signal=caller.signal, **params["options"])
+    result = await engine.run(*params["args"], **params["options"])
     metrics = engine.metrics
     return {
         "result": result,
@@ -67,7 +68,7 @@ async def _run(params: Params, caller: Call) -> dict[str, Any]:
 
 async def _run_with_generator(params: Params, caller: Call) -> None:
     engine = get_engine(params["engineId"])
-    async for chunk in engine.run_with_generator(*params["args"], signal=caller.signal, **params["options"]):
+    async for chunk in engine.run_with_generator(*params["args"], **params["options"]):
         caller.chunk(chunk)
 
 
@@ -129,7 +130,7 @@ async def _get_settings(params: Params, _caller: Call) -> list[dict[str, Any]]:
 
 
 async def _settings() -> RemoteSettings:
-    settings = await remote_settings()
+    settings = settings_client(await get_platform())
     if settings is None:
         raise SettingsError("No settings server is configured: call configure({settingsServer}) first.")
     return settings

@@ -244,6 +244,9 @@ class SessionWorker(Protocol):
             SessionClosedError: The worker is gone.
         """
 
+    async def settle(self, seconds: float) -> bool:
+        """Wait until nothing is computing, `seconds` at most; whether that is so. A cancelled run may still be."""
+
     def terminate(self) -> None:
         """Stop at once, even in the middle of a run; pending calls raise `SessionClosedError`. The memory comes
         back whole. Harmless when called again."""

@@ -11,7 +11,6 @@ import js
 import numpy as np
 from pyodide.ffi import JsProxy, to_js
 
-from pywebml.abort import AbortController, AbortSignal
 from pywebml.errors import PywebmlError
 from pywebml.platform import DTYPES, Array, NetworkError
 from pywebml.platform.rpc import Handler
@@ -32,10 +31,11 @@ _TYPED_ARRAYS = {
     "float16": "Uint16Array",
     "bool": "Uint8Array",
 }
+_PLAIN = (str, int, float, bool, list, dict, type(None))
 _TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def serve(channel: Any, handler: Handler) -> Callable[[Any], None]:
+def serve(channel: Any, handler: Handler) -> Callable[[int, str | None, Any], None]:
     """Answer calls with `handler`.
 
     Args:
@@ -43,21 +43,19 @@ def serve(channel: Any, handler: Handler) -> Callable[[Any], None]:
         handler: Gets method name and parameters; its result, or its error, goes back.
 
     Returns:
-        The function that takes messages from the page.
+        The function that takes messages from the page: number of the call, method and parameters; without a method
+        the page no longer wants the answer.
     """
     calls: dict[int, _Call] = {}
 
-    def receive(message: Any) -> None:
-        number: int = message.id
-        reason = getattr(message, "abort", None)
-        if reason is not None:
+    def receive(number: int, method: str | None, params: Any) -> None:
+        if method is None:
             if number in calls:
-                calls[number].abort(str(reason))
+                calls[number].abort()
             return
         call = _Call(channel, number)
         calls[number] = call
-        work = _answer(call, handler, str(message.method), message.params.to_py())
-        call.task = _eager_task(work)
+        call.task = _eager_task(_answer(call, handler, method, params.to_py()))
         call.task.add_done_callback(lambda _: calls.pop(number))
 
     return receive
@@ -74,15 +72,11 @@ class _Call:
     def __init__(self, channel: Any, number: int) -> None:
         self._channel = channel
         self._number = number
-        self._controller = AbortController()
         self.task: asyncio.Task[None] | None = None
 
-    @property
-    def signal(self) -> AbortSignal:
-        return self._controller.signal
-
-    def abort(self, reason: str) -> None:
-        self._controller.abort(reason)
+    def abort(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
     def progress(self, event: ProgressEvent) -> None:
         self.post("progress", event.to_dict())
@@ -108,7 +102,8 @@ async def _answer(call: _Call, handler: Handler, method: str, params: Mapping[st
 
 
 def _error_data(name: str, message: str, details: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "message": message, "details": details}
+    plain = {key: value if isinstance(value, _PLAIN) else repr(value) for key, value in details.items()}
+    return {"name": name, "message": message, "details": plain}
 
 
 def to_js_value(value: Any) -> Any:

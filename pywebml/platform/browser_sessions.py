@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
-import js
 import numpy as np
 from pyodide.ffi import to_js
 
@@ -38,6 +37,10 @@ class BrowserSessionWorker:
         )
         return BrowserSession(self._proxy, json.loads(text))
 
+    async def settle(self, seconds: float) -> bool:
+        """See `SessionWorker.settle`."""
+        return bool(await crossing(self._proxy.settle(int(seconds * 1000))))
+
     def terminate(self) -> None:
         """See `SessionWorker.terminate`."""
         self._proxy.terminate()
@@ -62,8 +65,9 @@ class BrowserSession:
         keep: Collection[str] = (),
     ) -> dict[str, Feed]:
         """See `Session.run`."""
-        described: list[list[Any]] = []
-        payloads: list[Any] = []
+        described: list[tuple[Any, ...]] = []
+        pieces: list[Any] = []
+        strings: list[list[str]] = []
         for name, feed in feeds.items():
             if isinstance(feed, BrowserTensorHandle):
                 if not feed.belongs_to(self._worker):
@@ -71,30 +75,33 @@ class BrowserSession:
                         f"Input '{name}' is a tensor in the memory of another engine; fetch() it and feed the array.",
                         input=name,
                     )
-                described.append([name, feed.number()])
-                payloads.append(None)
+                described.append((name, feed.number()))
+                continue
+            array = _checked_array(name, feed)
+            if array.dtype == object:
+                strings.append(array.ravel().tolist())
+                described.append((name, "string", array.shape, 0))
             else:
-                kind, payload = _to_payload(name, feed)
-                described.append([name, kind, np.shape(feed)])
-                payloads.append(payload)
-        results = await crossing(
-            self._worker.run(
-                self._session,
-                json.dumps(described),
-                to_js(payloads),
-                None if outputs is None else to_js(list(outputs)),
-                to_js(list(keep)),
-            )
+                pieces.append(array)
+                described.append((name, TYPE_OF_DTYPE[array.dtype], array.shape, array.nbytes))
+        # Everything crosses in three pieces, whatever the number of tensors.
+        text = json.dumps(
+            {
+                "session": self._session,
+                "feeds": described,
+                "outputs": None if outputs is None else list(outputs),
+                "keep": list(keep),
+            }
         )
-        run_ms, description, values = results
+        results = await crossing(self._worker.run(text, to_js(b"".join(pieces)), to_js(strings)))
+        run_ms, tensors = json.loads(results[0])
         self.total_run_ms += run_ms
-        tensors: dict[str, Feed] = {}
-        for index, (name, kind, shape, handle) in enumerate(json.loads(description)):
-            if handle is None:
-                tensors[name] = _from_payload(kind, shape, values[index])
-            else:
-                tensors[name] = BrowserTensorHandle(self._worker, handle, kind, tuple(shape))
-        return tensors
+        return {
+            name: _from_payload(kind, shape, results[index])
+            if handle is None
+            else BrowserTensorHandle(self._worker, handle, kind, tuple(shape))
+            for index, (name, kind, shape, handle) in enumerate(tensors, start=1)
+        }
 
     async def release(self) -> None:
         """See `Session.release`."""
@@ -129,9 +136,9 @@ class BrowserTensorHandle:
 
     async def fetch(self) -> Array:
         """See `TensorHandle.fetch`."""
-        description, values = await crossing(self._worker.fetchTensor(self.number()))
-        ((_, kind, shape, _),) = json.loads(description)
-        return _from_payload(kind, shape, values[0])
+        results = await crossing(self._worker.fetchTensor(self.number()))
+        _, ((_, kind, shape, _),) = json.loads(results[0])
+        return _from_payload(kind, shape, results[1])
 
     def release(self) -> None:
         """See `TensorHandle.release`."""
@@ -140,29 +147,25 @@ class BrowserTensorHandle:
             self._worker.releaseTensor(self._handle)
 
 
-def _to_payload(name: str, feed: Array | TensorHandle) -> tuple[str, Any]:
+def _checked_array(name: str, feed: Array | TensorHandle) -> Array:
+    """The array, contiguous and in the machine's byte order; texts as Python strings."""
     if not isinstance(feed, np.ndarray):
         raise InferenceError(
             f"Input '{name}' is a {type(feed).__name__}; give a numpy array, or a tensor of the same session worker.",
             input=name,
         )
-    if feed.dtype.kind in "OU":
-        strings = feed.ravel().tolist()
-        if not all(isinstance(item, str) for item in strings):
+    if feed.dtype.kind in "OUT":
+        texts: Array = feed.astype(object)
+        if not all(isinstance(item, str) for item in texts.flat):
             raise InferenceError(f"Input '{name}' has elements that are not texts.", input=name)
-        return "string", to_js(strings)
-    kind = TYPE_OF_DTYPE.get(feed.dtype.newbyteorder("="))
-    if kind is None:
+        return texts
+    native = feed.astype(feed.dtype.newbyteorder("="), copy=False)
+    if native.dtype not in TYPE_OF_DTYPE:
         raise InferenceError(
             f"Input '{name}' has the dtype {feed.dtype}, which no model takes; use one of {', '.join(DTYPES)}.",
             input=name,
         )
-    buffer = js.Uint8Array.new(feed.nbytes)
-    if feed.nbytes:
-        # Seen as bytes, float16 and bool cross like everything else.
-        native = np.ascontiguousarray(feed, dtype=DTYPES[kind])
-        buffer.assign(native.reshape(-1).view(np.uint8))
-    return kind, buffer
+    return np.ascontiguousarray(native).reshape(feed.shape)
 
 
 def _from_payload(kind: str, shape: list[int], payload: Any) -> Array:

@@ -441,6 +441,16 @@ class NativeSessionWorker:
         finally:
             self._pending.pop(answer, None)
 
+    async def settle(self, seconds: float) -> bool:
+        """See `SessionWorker.settle`. What waits in the thread's queue is behind everything that computes."""
+        try:
+            await asyncio.wait_for(self.do(lambda: None), seconds)
+        except TimeoutError:
+            return False
+        except SessionClosedError:
+            pass
+        return True
+
     def adopt(self, handle: NativeTensorHandle) -> None:
         """Take a handle into those whose memory goes with the worker."""
         self._handles.add(handle)

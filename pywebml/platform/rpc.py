@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from pywebml.abort import AbortSignal
 from pywebml.progress import ProgressEvent
 
 
 class Call(Protocol):
     """One call from a page."""
-
-    @property
-    def signal(self) -> AbortSignal:
-        """Aborts when the page no longer wants the answer."""
 
     def progress(self, event: ProgressEvent) -> None:
         """Report a step."""
@@ -24,4 +19,4 @@ class Call(Protocol):
 
 
 Handler: TypeAlias = Callable[[str, Mapping[str, Any], Call], Awaitable[Any]]
-"""Method name, parameters and call to the result."""
+"""Method name, parameters and call to the result. When the page no longer wants the answer, it is cancelled."""

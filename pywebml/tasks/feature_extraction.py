@@ -23,12 +23,15 @@ OUTPUT_NAMES = ("last_hidden_state", "logits", "token_embeddings")
 """Names under which models give their token vectors, in the order in which they are looked for."""
 
 DEFAULT_BATCH_SIZE = 32
+_SMALLEST_COUNT = 1e-9
 _SMALLEST_NORM = 1e-12
 
 
 def _mean(hidden: Floats, mask: Mask) -> Floats:
-    weights = mask[:, :, np.newaxis].astype(hidden.dtype)
-    return np.asarray((hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9), dtype=hidden.dtype)
+    # A product of matrices sums the tokens without a temporary array of the size of `hidden`.
+    weights = mask.astype(hidden.dtype)
+    sums = np.matmul(weights[:, np.newaxis, :], hidden)[:, 0]
+    return np.asarray(sums / np.maximum(weights.sum(axis=1, keepdims=True), _SMALLEST_COUNT))
 
 
 def _first_token(hidden: Floats, mask: Mask) -> Floats:
@@ -111,8 +114,8 @@ class FeatureExtraction:
         vectors = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
         if normalize:
-            lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-            vectors = vectors / np.maximum(lengths, _SMALLEST_NORM)
+            lengths = np.sqrt(np.vecdot(vectors, vectors))
+            vectors = vectors / np.maximum(lengths, _SMALLEST_NORM)[..., np.newaxis]
         return _to_bits(vectors, precision) if quantize else vectors
 
     async def _embed(self, texts: Sequence[str], pooling: str) -> Floats:

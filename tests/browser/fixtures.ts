@@ -72,7 +72,6 @@ export class Server {
 
 export const test = base.extend<{ scriptPage: Page; foreign: string[] }, { server: Server }>({
   server: [
-    // biome-ignore lint/correctness/noEmptyPattern: Playwright reads the pattern to learn what a fixture needs.
     async ({}, use) => {
       const server = await Server.start();
       await use(server);

@@ -5,9 +5,10 @@ from __future__ import annotations
 import traceback
 
 import pywebml
-from pywebml.engine import DEFAULT_RUNTIME_FILE, RUNTIME_COLLECTION
+from pywebml.loading import DEFAULT_RUNTIME_FILE
 from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.settings import RemoteSettings, select_runtime
+from pywebml.sources import RUNTIME_COLLECTION
 from tests.contract import session_contract, store_contract
 
 

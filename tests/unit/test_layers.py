@@ -19,6 +19,8 @@ LAYERS = [
     {"tokenization", "image", "audio"},
     {"models", "generation"},
     {"tasks"},
+    {"sources"},
+    {"loading"},
     {"engine"},
     {"pipelines", "worker", "prepare"},
     {"cli"},

@@ -22,11 +22,11 @@ export const TENSOR_TYPES = [
 ] as const;
 export type TensorType = (typeof TENSOR_TYPES)[number];
 
-/** A tensor on its way: raw bytes (row-major), or one string per element. */
+/** A tensor on its way: raw bytes (row-major; possibly a part of a buffer that several share), or its strings. */
 export interface TensorData {
   type: TensorType;
   dims: number[];
-  data: ArrayBuffer | string[];
+  data: ArrayBuffer | Uint8Array<ArrayBuffer> | string[];
 }
 
 /** A tensor that stays in the runtime's memory. */

@@ -23,8 +23,8 @@ interface Waiting {
 /** What Python gets of a tensor: its bytes or strings, or nothing when it stayed in the runtime. */
 type Payload = Uint8Array | string[] | null;
 
-/** [description of every tensor as JSON, their payloads]. */
-type Results = [description: string, payloads: Payload[]];
+/** `[milliseconds of the run, [name, type, dims, handle or null] of every tensor]` as JSON; then their payloads. */
+type Results = [description: string, ...payloads: Payload[]];
 
 export async function startSessionWorker(
   url: string,
@@ -44,6 +44,8 @@ export async function startSessionWorker(
 export class SessionWorker {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, Waiting>();
+  /** Who wants to know when nothing is waiting any more. */
+  readonly #settled = new Set<() => void>();
   #lastId = 0;
   #closed: NamedError | undefined;
 
@@ -82,40 +84,35 @@ export class SessionWorker {
   }
 
   /**
-   * Runs a session. `description` is a JSON list of `[name, type, dims]`, or `[name, handle]` for a tensor that is in
-   * the runtime already; `payloads` has the bytes or strings of each, and is given away.
+   * Runs a session. `text` is a `RunCall` as JSON, `packed` the bytes of all its arrays one after the other, which are
+   * given away, and `strings` the strings of all its string tensors.
    */
-  async run(
-    session: number,
-    description: string,
-    payloads: Payload[],
-    outputs: string[] | null,
-    keep: string[],
-  ): Promise<[runMs: number, ...Results]> {
+  async run(text: string, packed: Uint8Array<ArrayBuffer>, strings: string[][]): Promise<Results> {
+    const { session, feeds: described, outputs, keep } = JSON.parse(text) as RunCall;
     const names: string[] = [];
     const feeds: Feed[] = [];
-    const transfer: ArrayBuffer[] = [];
-    for (const [index, [name, type, dims]] of (JSON.parse(description) as Described[]).entries()) {
-      const payload = payloads[index];
+    let offset = 0;
+    let stringTensors = 0;
+    for (const [name, type, dims, byteLength] of described) {
       names.push(name);
       if (typeof type === "number") {
         feeds.push({ handle: type, type: "float32", dims: [] });
-      } else if (payload instanceof Uint8Array) {
-        const data = payload.buffer as ArrayBuffer;
-        feeds.push({ type, dims: dims ?? [], data });
-        transfer.push(data);
+      } else if (type === "string") {
+        feeds.push({ type, dims, data: strings[stringTensors++] ?? [] });
       } else {
-        feeds.push({ type, dims: dims ?? [], data: payload ?? [] });
+        feeds.push({ type, dims, data: packed.subarray(offset, offset + byteLength) });
+        offset += byteLength;
       }
     }
-    const params = { session, names, feeds, outputs, keep };
-    const result = (await this.#call("run", params, transfer)) as RunResult;
-    return [result.runMs, ...toResults(result.names, result.tensors)];
+    const result = (await this.#call("run", { session, names, feeds, outputs, keep }, [
+      packed.buffer,
+    ])) as RunResult;
+    return toResults(result.names, result.tensors, result.runMs);
   }
 
   async fetchTensor(handle: number): Promise<Results> {
     const tensor = (await this.#call("fetchTensor", { handle })) as TensorData;
-    return toResults([""], [tensor]);
+    return toResults([""], [tensor], 0);
   }
 
   releaseTensor(handle: number): void {
@@ -126,6 +123,19 @@ export class SessionWorker {
     if (this.#closed === undefined) {
       await this.#call("releaseSession", { session });
     }
+  }
+
+  /** Waits until nothing is computing, at most so long; whether that is so. */
+  async settle(milliseconds: number): Promise<boolean> {
+    if (this.#waiting.size > 0) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      await new Promise<void>((resolve) => {
+        this.#settled.add(resolve);
+        timer = setTimeout(resolve, milliseconds);
+      });
+      clearTimeout(timer);
+    }
+    return this.#waiting.size === 0;
   }
 
   /** Stops at once, whatever it is doing; its memory comes back whole. */
@@ -166,6 +176,7 @@ export class SessionWorker {
   #receive(reply: Reply): void {
     const waiting = this.#waiting.get(reply.id);
     this.#waiting.delete(reply.id);
+    this.#reportSettled();
     if (reply.ok) {
       waiting?.resolve(reply.result);
     } else {
@@ -181,14 +192,32 @@ export class SessionWorker {
         waiting.reject(error);
       }
       this.#waiting.clear();
+      this.#reportSettled();
+    }
+  }
+
+  #reportSettled(): void {
+    if (this.#waiting.size === 0 && this.#settled.size > 0) {
+      for (const report of this.#settled) {
+        report();
+      }
+      this.#settled.clear();
     }
   }
 }
 
-type Described = [name: string, type: TensorType | number, dims?: number[]];
+/** `[name, type, dims, bytes]`, or `[name, handle]` for a tensor that is in the runtime already. */
+type Described = [name: string, type: TensorType | number, dims: number[], byteLength: number];
 
-function toResults(names: string[], tensors: Feed[]): Results {
-  const description = tensors.map((tensor, index) => [
+interface RunCall {
+  session: number;
+  feeds: Described[];
+  outputs: string[] | null;
+  keep: string[];
+}
+
+function toResults(names: string[], tensors: Feed[], runMs: number): Results {
+  const described = tensors.map((tensor, index) => [
     names[index],
     tensor.type,
     tensor.dims,
@@ -200,5 +229,5 @@ function toResults(names: string[], tensors: Feed[]): Results {
     }
     return tensor.data instanceof ArrayBuffer ? new Uint8Array(tensor.data) : tensor.data;
   });
-  return [JSON.stringify(description), payloads];
+  return [JSON.stringify([runMs, described]), ...payloads];
 }

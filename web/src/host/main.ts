@@ -12,12 +12,15 @@ interface PyodideModule {
 
 interface Pyodide {
   registerJsModule(name: string, module: object): void;
-  pyimport(name: string): { serve(channel: object, configuration: string): (message: HostMessage) => void };
+  pyimport(name: string): { serve(channel: object, configuration: string): Receive };
 }
 
 const STEPS = 3;
 
-let receive: ((message: HostMessage) => void) | undefined;
+/** Takes a call's number, method and parameters; without a method the page no longer wants the answer. */
+type Receive = (id: number, method: string | undefined, params: object | undefined) => void;
+
+let receive: Receive | undefined;
 const early: HostMessage[] = [];
 
 self.onmessage = (event: MessageEvent<HostStart | HostMessage>) => {
@@ -27,9 +30,17 @@ self.onmessage = (event: MessageEvent<HostStart | HostMessage>) => {
   } else if (receive === undefined) {
     early.push(message);
   } else {
-    receive(message);
+    pass(receive, message);
   }
 };
+
+function pass(receive: Receive, message: HostMessage): void {
+  if ("abort" in message) {
+    receive(message.id, undefined, undefined);
+  } else {
+    receive(message.id, message.method, message.params);
+  }
+}
 
 async function start(options: HostStart["start"]): Promise<void> {
   step(0, "Loading Python");
@@ -52,7 +63,7 @@ async function start(options: HostStart["start"]): Promise<void> {
 
   post({ ready: true });
   for (const message of early.splice(0)) {
-    receive(message);
+    pass(receive, message);
   }
 }
 

@@ -284,7 +284,7 @@ describe("feeds that do not fit", () => {
     ["another fixed size", ["a", "b"], [floats([3, 1], [1, 2, 3]), good], /dimension 1 must be 3/],
     ["too few bytes", ["a", "b"], [floats([1, 3], [1, 2]), good], /8 bytes, its dimensions ask for 12/],
     ["a negative dimension", ["a", "b"], [{ ...good, dims: [-1, 3] }, good], /not negative/],
-    ["strings for numbers", ["a", "b"], [{ ...good, data: ["1", "2", "3"] }, good], /not an ArrayBuffer/],
+    ["strings for numbers", ["a", "b"], [{ ...good, data: ["1", "2", "3"] }, good], /neither an ArrayBuffer/],
     ["an unknown handle", ["a", "b"], [{ handle: 999, type: "float32", dims: [1, 3] }, good], /999/],
   ];
   for (const [what, names, feeds, message] of cases) {
@@ -477,7 +477,6 @@ describe("loading", () => {
   test("errors of the source come through unchanged", async () => {
     const failing: ModelSource = {
       ...file("scalar.onnx"),
-      // biome-ignore lint/correctness/useYield: it fails before its first part
       async *parts() {
         throw new NamedError("StoreError", "part 1 is missing");
       },

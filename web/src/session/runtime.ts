@@ -463,10 +463,10 @@ export class Runtime {
     let buffer = 0;
     let byteLength = 0;
     try {
-      if (data instanceof ArrayBuffer) {
+      if (!Array.isArray(data)) {
         byteLength = data.byteLength;
         buffer = this.#allocate(byteLength, "InferenceError", what, cleanup);
-        this.#heap().set(new Uint8Array(data), buffer);
+        this.#heap().set(data instanceof ArrayBuffer ? new Uint8Array(data) : data, buffer);
       } else {
         // The runtime copies strings, so the C strings and the array of pointers to them go at once.
         byteLength = data.length * WORD;

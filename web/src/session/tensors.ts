@@ -130,8 +130,8 @@ function checkData(feed: TensorData, refuse: (why: string) => NamedError): void 
     }
     return;
   }
-  if (!(feed.data instanceof ArrayBuffer)) {
-    throw refuse("its data is not an ArrayBuffer");
+  if (!(feed.data instanceof ArrayBuffer || feed.data instanceof Uint8Array)) {
+    throw refuse("its data is neither an ArrayBuffer nor a Uint8Array");
   }
   const wanted = count * ELEMENT_BYTES[feed.type];
   if (feed.data.byteLength !== wanted) {
