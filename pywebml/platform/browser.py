@@ -88,7 +88,8 @@ class BrowserPlatform:
         """See `Platform.start_session_worker`."""
         if runtime is None:
             raise RuntimeStartError("The browser needs the runtime's WASM file; this is a fault of the caller.")
-        return BrowserSessionWorker(await crossing(self._bridge.startSessionWorker(_js_key(runtime), num_threads)))
+        started = self._bridge.startSessionWorker(_js_key(runtime), num_threads)
+        return BrowserSessionWorker(await _owned(self._bridge, started))
 
     def now(self) -> float:
         """See `Platform.now`."""
@@ -141,9 +142,8 @@ class BrowserResponse:
 class BrowserBlobWriter:
     """A file being written to IndexedDB."""
 
-    def __init__(self, proxy: Any, key: BlobKey) -> None:
+    def __init__(self, proxy: Any) -> None:
         self.proxy = proxy
-        self._key = key
 
     async def write(self, data: bytes) -> None:
         """See `BlobWriter.write`."""
@@ -171,7 +171,7 @@ class BrowserBlobStore:
 
     async def open_writer(self, key: BlobKey) -> BrowserBlobWriter:
         """See `BlobStore.open_writer`."""
-        return BrowserBlobWriter(await crossing(self._bridge.openWriter(_js_key(key))), key)
+        return BrowserBlobWriter(await _owned(self._bridge, self._bridge.openWriter(_js_key(key))))
 
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """See `BlobStore.info`."""
@@ -222,6 +222,15 @@ class BrowserDocumentStore:
     async def delete(self, key: str) -> None:
         """See `DocumentStore.delete`."""
         await crossing(self._bridge.deleteDocument(key))
+
+
+async def _owned(bridge: Any, promise: Any) -> Any:
+    """Await something that has to be given back; when that is cancelled, it is given back as soon as it is there."""
+    try:
+        return await crossing(promise)
+    except asyncio.CancelledError:
+        await bridge.giveBack(promise)
+        raise
 
 
 def _js_key(key: BlobKey) -> Any:
