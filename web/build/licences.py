@@ -77,7 +77,7 @@ def _components() -> list[Component]:
         Component(
             "Emscripten run-time library",
             str(lock["info"]["platform"]).removeprefix("emscripten_").replace("_", "."),
-            "MIT OR NCSA",
+            "MIT (offered as MIT OR NCSA)",
             "https://github.com/emscripten-core/emscripten",
             "pyodide/pyodide.asm.*, session.mjs, the runtime in v1/",
             (TEXTS / "emscripten.txt",),
