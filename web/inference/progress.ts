@@ -184,7 +184,7 @@ export class ProgressPanel {
   }
 
   pythonFailed(): void {
-    this.#python.interrupt("failed", "Failed");
+    this.#python.set("failed", 100, "Failed");
   }
 
   /** Stopped by the person, or by an error. */

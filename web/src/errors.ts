@@ -26,7 +26,17 @@ export function toErrorData(error: unknown): ErrorData {
     const details = error.stack === undefined ? {} : { stack: error.stack };
     return { name: "PywebmlError", message: `Unexpected ${error.name}: ${error.message}`, details };
   }
-  return { name: "PywebmlError", message: `Unexpected error: ${String(error)}` };
+  return { name: "PywebmlError", message: `Unexpected error: ${describe(error)}` };
+}
+
+/** Some libraries throw plain objects, such as Emscripten for a file that it could not load. */
+function describe(error: unknown): string {
+  if (typeof error !== "object" || error === null) {
+    return String(error);
+  }
+  const { name, message } = error as { name?: unknown; message?: unknown };
+  const words = [name, message].filter((word) => typeof word === "string" && word !== "");
+  return words.join(": ") || JSON.stringify(error);
 }
 
 /** The way back. */

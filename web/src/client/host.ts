@@ -24,6 +24,7 @@ export interface CallOptions {
 export class Host {
   readonly ready: Promise<void>;
   readonly #worker: Worker;
+  readonly #pyodideUrl: string;
   readonly #waiting = new Map<number, Waiting>();
   readonly #starting = new Set<OnProgress>();
   #lastId = 0;
@@ -38,6 +39,7 @@ export class Host {
     });
     // Whoever calls gets the failure; nobody calling is no reason for an unhandled rejection.
     this.ready.catch(() => undefined);
+    this.#pyodideUrl = new URL("pyodide/", options.assetsBase).href;
     const url = new URL("host.mjs", options.assetsBase).href;
     this.#worker = startModuleWorker(url, "pywebml-host");
     this.#worker.onmessage = (event: MessageEvent<HostEvent>) => this.#receive(event.data);
@@ -136,7 +138,13 @@ export class Host {
       this.#settleReady.resolve();
     } else if ("failed" in event) {
       const { message, details } = event.failed;
-      this.#fail(new NamedError("RuntimeStartError", `Python could not be started. ${message}`, details));
+      this.#fail(
+        new NamedError(
+          "RuntimeStartError",
+          `Python could not be started: ${message} Check that ${this.#pyodideUrl} holds all files of the build, and that the network works; then try again.`,
+          details,
+        ),
+      );
     } else {
       const waiting = this.#waiting.get(event.id);
       if (event.kind === "progress") {

@@ -5,6 +5,7 @@
 import { createBridge } from "../bridge/index.ts";
 import { toErrorData } from "../errors.ts";
 import type { HostEvent, HostMessage, HostStart } from "../host-protocol.ts";
+import { decode } from "./values.ts";
 
 interface PyodideModule {
   loadPyodide(options: Record<string, unknown>): Promise<Pyodide>;
@@ -56,7 +57,10 @@ async function start(options: HostStart["start"]): Promise<void> {
   });
   pyodide.registerJsModule("pywebml_bridge", bridge);
   const channel = {
-    post: (id: number, kind: string, value: unknown) => post({ id, kind, value } as HostEvent),
+    post: (id: number, kind: string, text: string, packed: Uint8Array<ArrayBuffer>) => {
+      const transfer: Transferable[] = [];
+      post({ id, kind, value: decode(text, packed, transfer) } as HostEvent, transfer);
+    },
   };
   receive = pyodide.pyimport("pywebml.worker").serve(channel, JSON.stringify(options.configuration));
   step(STEPS, "Python is ready");
@@ -71,27 +75,6 @@ function step(done: number, text: string): void {
   post({ starting: { progress: (100 * done) / STEPS, text } });
 }
 
-function post(event: HostEvent): void {
-  const transfer = new Set<Transferable>();
-  if ("value" in event) {
-    collectBuffers(event.value, transfer);
-  }
-  self.postMessage(event, [...transfer]);
-}
-
-/** Results are made for this message alone, so their buffers are given away instead of copied. */
-function collectBuffers(value: unknown, found: Set<Transferable>): void {
-  if (ArrayBuffer.isView(value)) {
-    if (value.buffer instanceof ArrayBuffer) {
-      found.add(value.buffer);
-    }
-  } else if (Array.isArray(value)) {
-    for (const item of value) {
-      collectBuffers(item, found);
-    }
-  } else if (value !== null && typeof value === "object") {
-    for (const item of Object.values(value)) {
-      collectBuffers(item, found);
-    }
-  }
+function post(event: HostEvent, transfer: Transferable[] = []): void {
+  self.postMessage(event, transfer);
 }
