@@ -74,6 +74,7 @@ def test_changeset_has_the_protocols_shape(mirror: Path) -> None:
         "bucket": "main",
         "last_modified": answer["timestamp"],
         "signatures": [],
+        "complete": True,
     }
 
 
