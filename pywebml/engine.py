@@ -83,7 +83,8 @@ class Engine:
             AbortError: The signal aborted.
             PywebmlError: What the task raises: see the task.
         """
-        return await abortable(self._run(args, options), signal)
+        work = self._run(args, options)
+        return await (work if signal is None else abortable(work, signal))
 
     async def run_with_generator(
         self, *args: Any, signal: AbortSignal | None = None, **options: Any

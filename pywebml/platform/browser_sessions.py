@@ -154,6 +154,8 @@ def _checked_array(name: str, feed: Array | TensorHandle) -> Array:
             f"Input '{name}' is a {type(feed).__name__}; give a numpy array, or a tensor of the same session worker.",
             input=name,
         )
+    if feed.dtype in TYPE_OF_DTYPE and feed.flags.c_contiguous and feed.dtype != object:
+        return feed
     if feed.dtype.kind in "OUT":
         texts: Array = feed.astype(object)
         if not all(isinstance(item, str) for item in texts.flat):

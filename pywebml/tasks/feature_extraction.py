@@ -31,7 +31,8 @@ def _mean(hidden: Floats, mask: Mask) -> Floats:
     # A product of matrices sums the tokens without a temporary array of the size of `hidden`.
     weights = mask.astype(hidden.dtype)
     sums = np.matmul(weights[:, np.newaxis, :], hidden)[:, 0]
-    return np.asarray(sums / np.maximum(weights.sum(axis=1, keepdims=True), _SMALLEST_COUNT))
+    counts = np.add.reduce(weights, axis=1, keepdims=True)
+    return np.asarray(sums / np.maximum(counts, _SMALLEST_COUNT))
 
 
 def _first_token(hidden: Floats, mask: Mask) -> Floats:
