@@ -8,7 +8,7 @@ from pywebml.abort import AbortController, AbortSignal
 from pywebml.engine import Engine, RunMetrics, create_engine, get_engine, list_engines
 from pywebml.hub import ModelHub
 from pywebml.options import Configuration, PipelineOptions, configure
-from pywebml.pipelines import Pipeline, pipeline
+from pywebml.pipelines import AutoTokenizer, Pipeline, pipeline
 from pywebml.platform import get_platform
 from pywebml.progress import ProgressEvent
 from pywebml.settings import RemoteSettings
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AbortController",
     "AbortSignal",
+    "AutoTokenizer",
     "Configuration",
     "Engine",
     "ModelHub",

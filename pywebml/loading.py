@@ -120,6 +120,22 @@ async def load(
         raise
 
 
+async def load_tokenizer(hub: ModelHub, model: str, revision: str, **options: Any) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Args:
+        hub: Where it comes from.
+        model: `org/name`.
+        revision: Branch, tag or commit.
+        **options: Of `ModelHub.read_file`.
+    """
+    tokenizer_json, tokenizer_config = await together(
+        hub.read_file(model, revision, "tokenizer.json", **options),
+        hub.read_file(model, revision, "tokenizer_config.json", **options),
+    )
+    return Tokenizer.from_json(tokenizer_json, tokenizer_config)
+
+
 class _EngineFiles:
     """Fetches the files of one engine."""
 
@@ -145,11 +161,7 @@ class _EngineFiles:
         revision = self._options.tokenizer_revision
         if revision is None:
             revision = self._revision if model == self._model else DEFAULT_REVISION
-        tokenizer_json, tokenizer_config = await together(
-            self._hub.read_file(model, revision, "tokenizer.json", **self._common),
-            self._hub.read_file(model, revision, "tokenizer_config.json", **self._common),
-        )
-        return Tokenizer.from_json(tokenizer_json, tokenizer_config)
+        return await load_tokenizer(self._hub, model, revision, **self._common)
 
     async def modules(
         self, definition: TaskDefinition, config: asyncio.Future[ModelConfig]

@@ -1,4 +1,4 @@
-"""`pipeline(...)`, for Hugging Face habits."""
+"""`pipeline(...)` and `AutoTokenizer`, for Hugging Face habits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 
 from pywebml.abort import AbortSignal
 from pywebml.engine import Engine, create_engine
-from pywebml.progress import ProgressCallback
+from pywebml.loading import DEFAULT_REVISION, load_tokenizer
+from pywebml.options import PipelineOptions
+from pywebml.platform import get_platform
+from pywebml.progress import ProgressCallback, ignore_progress
+from pywebml.sources import model_hub
+from pywebml.tokenization import Tokenizer
 
 
 class Pipeline:
@@ -59,3 +64,32 @@ async def pipeline(
         on_progress=on_progress, signal=signal, task_name=task, model_id=model, model_revision=revision, **fields
     )
     return Pipeline(engine)
+
+
+class AutoTokenizer:
+    """Tokenizers by model id."""
+
+    @staticmethod
+    async def from_pretrained(
+        model: str,
+        *,
+        revision: str | None = None,
+        on_progress: ProgressCallback = ignore_progress,
+        **fields: Any,
+    ) -> Tokenizer:
+        """The tokenizer of a model, from the store or, the first time, from the hub.
+
+        Args:
+            model: `organisation/name`.
+            revision: Branch, tag or commit; default `main`.
+            on_progress: Gets a `ProgressEvent` for every step of every file.
+            **fields: Fields of `PipelineOptions` that choose a hub, such as `model_hub`.
+
+        Raises:
+            OptionsError: A name is not allowed, or no hub is configured.
+            HubError: The files could not be fetched.
+            TokenizerError: They are not usable.
+        """
+        options = PipelineOptions.from_mapping({**fields, "model_id": model, "model_revision": revision})
+        hub = model_hub(await get_platform(), options=options)
+        return await load_tokenizer(hub, model, revision or DEFAULT_REVISION, on_progress=on_progress)

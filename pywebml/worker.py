@@ -15,7 +15,7 @@ from pywebml.options import PipelineOptions, configure
 from pywebml.platform import NetworkError, get_platform
 from pywebml.platform.rpc import Call
 from pywebml.settings import RemoteSettings
-from pywebml.sources import model_hub, settings_client
+from pywebml.sources import OPTIONS_COLLECTION, RUNTIME_COLLECTION, model_hub, settings_client
 from pywebml.tasks import task_names
 
 MAX_TASK_SOURCE = 4 * 1024 * 1024
@@ -52,13 +52,13 @@ async def call(method: str, params: Params, caller: Call) -> Any:
 
 
 async def _create_engine(params: Params, caller: Call) -> dict[str, Any]:
-    options = PipelineOptions.from_mapping(params["options"])
+    options = PipelineOptions.from_mapping(_object(params, "options"))
     return _engine_data(await create_engine(options, on_progress=caller.progress))
 
 
 async def _run(params: Params, caller: Call) -> dict[str, Any]:
-    engine = get_engine(params["engineId"])
-    result = await engine.run(*params["args"], **params["options"])
+    engine = get_engine(_text(params, "engineId"))
+    result = await engine.run(*_list(params, "args"), **_object(params, "options"))
     metrics = engine.metrics
     return {
         "result": result,
@@ -67,22 +67,22 @@ async def _run(params: Params, caller: Call) -> dict[str, Any]:
 
 
 async def _run_with_generator(params: Params, caller: Call) -> None:
-    engine = get_engine(params["engineId"])
-    async for chunk in engine.run_with_generator(*params["args"], **params["options"]):
+    engine = get_engine(_text(params, "engineId"))
+    async for chunk in engine.run_with_generator(*_list(params, "args"), **_object(params, "options")):
         caller.chunk(chunk)
 
 
-async def _terminate(params: Params, _caller: Call) -> None:
+async def _terminate(params: Params, _call: Call) -> None:
     for engine in list_engines():
-        if engine.engine_id == params["engineId"]:
+        if engine.engine_id == _text(params, "engineId"):
             await engine.terminate()
 
 
-async def _list_engines(_params: Params, _caller: Call) -> list[dict[str, Any]]:
+async def _list_engines(_params: Params, _call: Call) -> list[dict[str, Any]]:
     return [_engine_data(engine) for engine in list_engines()]
 
 
-async def _list_models(_params: Params, _caller: Call) -> list[dict[str, Any]]:
+async def _list_models(_params: Params, _call: Call) -> list[dict[str, Any]]:
     return [
         {
             "model": model.model,
@@ -96,7 +96,7 @@ async def _list_models(_params: Params, _caller: Call) -> list[dict[str, Any]]:
     ]
 
 
-async def _list_files(params: Params, _caller: Call) -> list[dict[str, Any]]:
+async def _list_files(params: Params, _call: Call) -> list[dict[str, Any]]:
     hub = model_hub(await get_platform())
     return [
         {
@@ -106,27 +106,34 @@ async def _list_files(params: Params, _caller: Call) -> list[dict[str, Any]]:
             "sha256": file.sha256,
             "updated": file.updated,
         }
-        for file in await hub.list_files(params["model"], params.get("revision"))
+        for file in await hub.list_files(_text(params, "model"), params.get("revision"))
     ]
 
 
-async def _delete_model(params: Params, _caller: Call) -> int:
+async def _delete_model(params: Params, _call: Call) -> int:
     hub = model_hub(await get_platform())
-    return await hub.delete_model(params["model"], params.get("revision"))
+    return await hub.delete_model(_text(params, "model"), params.get("revision"))
 
 
-async def _usage(_params: Params, _caller: Call) -> dict[str, int]:
+async def _usage(_params: Params, _call: Call) -> dict[str, int]:
     used, allowed = await (await get_platform()).blobs.usage()
     return {"used": used, "allowed": allowed}
 
 
-async def _sync_settings(params: Params, _caller: Call) -> dict[str, Any]:
-    result = await (await _settings()).sync(params["collection"])
-    return {"created": result.created, "updated": result.updated, "deleted": result.deleted}
+async def _sync_settings(params: Params, _call: Call) -> dict[str, Any]:
+    settings = await _settings()
+    collection = params.get("collection")
+    names = (RUNTIME_COLLECTION, OPTIONS_COLLECTION) if collection is None else (collection,)
+    results = [await settings.sync(name) for name in names]
+    return {
+        "created": [record for result in results for record in result.created],
+        "updated": [change for result in results for change in result.updated],
+        "deleted": [record for result in results for record in result.deleted],
+    }
 
 
-async def _get_settings(params: Params, _caller: Call) -> list[dict[str, Any]]:
-    return await (await _settings()).get(params["collection"])
+async def _get_settings(params: Params, _call: Call) -> list[dict[str, Any]]:
+    return await (await _settings()).get(_text(params, "collection"))
 
 
 async def _settings() -> RemoteSettings:
@@ -136,8 +143,8 @@ async def _settings() -> RemoteSettings:
     return settings
 
 
-async def _register_task(params: Params, _caller: Call) -> list[str]:
-    name, source, url = params["name"], params.get("source"), params.get("url")
+async def _register_task(params: Params, _call: Call) -> list[str]:
+    name, source, url = _text(params, "name"), params.get("source"), params.get("url")
     if isinstance(url, str) and source is None:
         source = await _fetch_text(url)
     elif not isinstance(source, str) or url is not None:
@@ -192,3 +199,24 @@ METHODS: Mapping[str, Callable[[Params, Call], Awaitable[Any]]] = {
 
 def _engine_data(engine: Engine) -> dict[str, Any]:
     return {"engineId": engine.engine_id, "status": engine.status, "options": engine.options.to_dict()}
+
+
+def _text(params: Params, name: str) -> str:
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise OptionsError(f"'{name}' is missing: give a text that is not empty.", field=name, value=repr(value))
+    return value
+
+
+def _list(params: Params, name: str) -> list[Any]:
+    value = params.get(name)
+    if not isinstance(value, list):
+        raise OptionsError(f"'{name}' must be a list.", field=name, value=repr(value))
+    return value
+
+
+def _object(params: Params, name: str) -> dict[str, Any]:
+    value = params.get(name)
+    if not isinstance(value, dict):
+        raise OptionsError(f"'{name}' must be an object.", field=name, value=repr(value))
+    return value

@@ -187,7 +187,8 @@ export function createApi(scriptUrl: string) {
     },
 
     settings: {
-      sync: async (collection: string) => (await call("settings.sync", { collection })) as SyncResult,
+      /** Asks the server what has changed; without `collection` in every collection that is used. */
+      sync: async (collection?: string) => (await call("settings.sync", { collection })) as SyncResult,
       get: async (collection: string) => (await call("settings.get", { collection })) as SettingsRecord[],
     },
 
