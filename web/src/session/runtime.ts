@@ -1,11 +1,8 @@
 /**
  * ONNX Runtime's WASM behind its C API: sessions, runs, and tensors that stay in its memory.
- *
- * The memory may be shared with the runtime's threads and may grow in any call, so views of it are never kept and
- * nothing shared leaves this module.
  */
 
-import createGlue, { type Functions, type Glue } from "onnxruntime-web/ort-wasm-simd-threaded.mjs";
+import type { Functions, Glue } from "onnxruntime-web/ort-wasm-simd-threaded.mjs";
 import { NamedError } from "../errors.ts";
 import {
   type Feed,
@@ -18,20 +15,16 @@ import {
   type TensorReference,
   type TensorType,
 } from "../protocol.ts";
+import { Cleanup, Memory, WORD } from "./memory.ts";
 import { type ModelSource, PartList } from "./source.ts";
+import { startGlue } from "./start.ts";
 import { checkFeeds, codeOfType, ELEMENT_BYTES, elementCount, signature, typeFromCode } from "./tensors.ts";
-
-/** A pthread that cannot start (its script is blocked, for example) reports nothing at all. */
-const START_TIMEOUT_MS = 30_000;
 
 /** ORT_LOGGING_LEVEL_ERROR. Below it the runtime prints advice for model authors on the console. */
 const LOG_SEVERITY = 3;
 
 /** OrtMemoryInfo location of the glue: plain CPU memory. */
 const LOCATION_CPU = 1;
-
-/** Size of a pointer and of size_t. */
-const WORD = 4;
 
 /** GraphOptimizationLevel of the C API. */
 const OPTIMIZATION_LEVELS: Record<NonNullable<SessionOptions["graphOptimizationLevel"]>, number> = {
@@ -43,31 +36,6 @@ const OPTIMIZATION_LEVELS: Record<NonNullable<SessionOptions["graphOptimizationL
 
 /** With ORT-format models: read them where they are during loading, instead of copying them first. */
 const DEFAULT_CONFIG: Record<string, string> = { "session.use_ort_model_bytes_directly": "1" };
-
-type ErrorName = "RuntimeStartError" | "ModelLoadError" | "InferenceError";
-
-/** A call of the glue threw: its stack and memory are in no known state. */
-class RuntimeAbort extends Error {}
-
-/** What must be undone, last first. */
-class Cleanup {
-  readonly #steps: (() => void)[] = [];
-
-  add(step: () => void): void {
-    this.#steps.push(step);
-  }
-
-  /** Forgets the steps: what they would free has an owner now. */
-  keep(): void {
-    this.#steps.length = 0;
-  }
-
-  run(): void {
-    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) {
-      step();
-    }
-  }
-}
 
 interface LoadedModel {
   pointer: number;
@@ -90,40 +58,23 @@ interface Value {
 }
 
 export class Runtime {
-  readonly #glue: Glue;
-  /** The glue's functions; one that throws marks this runtime as broken. */
+  readonly #memory: Memory;
   readonly #ort: Functions;
   readonly #models = new Map<number, LoadedModel>();
   readonly #values = new Map<number, Value>();
-  readonly #decoder = new TextDecoder();
-  readonly #encoder = new TextEncoder();
   #nextId = 1;
-  #broken: string | undefined;
 
   private constructor(glue: Glue) {
-    this.#glue = glue;
-    this.#ort = guarded(glue, (error) => {
-      this.#broken ??= words(error);
-      return new RuntimeAbort(this.#broken);
-    });
+    this.#memory = new Memory(glue);
+    this.#ort = this.#memory.ort;
   }
 
   /** Starts the runtime. Throws `RuntimeStartError`. */
   static async start(wasm: BufferSource, numThreads: number): Promise<Runtime> {
-    let module: WebAssembly.Module;
-    try {
-      module = await WebAssembly.compile(wasm);
-    } catch (error) {
-      throw new NamedError(
-        "RuntimeStartError",
-        `The runtime's WASM could not be compiled: ${words(error)}. A current browser with WebAssembly threads and ` +
-          "SIMD is needed, and a Content-Security-Policy must have 'wasm-unsafe-eval'.",
-      );
-    }
-    const runtime = new Runtime(await instantiate(module, numThreads));
-    runtime.#guard("RuntimeStartError", () => {
-      runtime.#check(
-        runtime.#ort._OrtInit(numThreads, LOG_SEVERITY),
+    const runtime = new Runtime(await startGlue(wasm, numThreads));
+    runtime.#memory.guard("RuntimeStartError", () => {
+      runtime.#memory.check(
+        runtime.#memory.ort._OrtInit(numThreads, LOG_SEVERITY),
         "RuntimeStartError",
         "The runtime did not start",
       );
@@ -133,7 +84,7 @@ export class Runtime {
 
   /** Bytes of the runtime's memory. It grows and never shrinks. */
   get memoryBytes(): number {
-    return this.#heap().byteLength;
+    return this.#memory.byteLength;
   }
 
   /** Loads a model. Throws `ModelLoadError`; errors of the sources come through as they are. */
@@ -142,15 +93,15 @@ export class Runtime {
     externalData: Map<string, ModelSource>,
     options: SessionOptions,
   ): Promise<LoadedSession> {
-    this.#expectWorking();
+    this.#memory.expectWorking();
     const external: [string, PartList][] = [];
     for (const [name, source] of externalData) {
       external.push([name, await collect(source)]);
     }
     const cleanup = new Cleanup();
     try {
-      const data = this.#guard("ModelLoadError", () =>
-        this.#allocate(model.size, "ModelLoadError", `The model ${model.name}`, cleanup),
+      const data = this.#memory.guard("ModelLoadError", () =>
+        this.#memory.allocate(model.size, "ModelLoadError", `The model ${model.name}`, cleanup),
       );
       // Straight into the runtime's memory, part by part. The memory may be moved while we wait.
       let offset = 0;
@@ -158,21 +109,21 @@ export class Runtime {
         if (offset + part.byteLength > model.size) {
           throw sizeError(model, offset + part.byteLength);
         }
-        this.#heap().set(part, data + offset);
+        this.#memory.heap().set(part, data + offset);
         offset += part.byteLength;
       }
       if (offset !== model.size) {
         throw sizeError(model, offset);
       }
-      return this.#guard("ModelLoadError", () => this.#load(model, data, external, options, cleanup));
+      return this.#memory.guard("ModelLoadError", () => this.#load(model, data, external, options, cleanup));
     } finally {
-      this.#finish(cleanup);
+      this.#memory.finish(cleanup);
     }
   }
 
   /** Runs a model. Throws `InferenceError`, or `SessionClosedError` for a session that is not there. */
   run(session: number, names: string[], feeds: Feed[], outputs: string[] | null, keep: string[]): RunResult {
-    this.#expectWorking();
+    this.#memory.expectWorking();
     const model = this.#models.get(session);
     if (model === undefined) {
       throw new NamedError("SessionClosedError", `Session ${session} was released. Create a new one.`, {
@@ -193,34 +144,36 @@ export class Runtime {
     checkOutputs(model.outputs, wanted, keep);
     const cleanup = new Cleanup();
     try {
-      return this.#guard("InferenceError", () => this.#run(model, names, feeds, held, wanted, keep, cleanup));
+      return this.#memory.guard("InferenceError", () =>
+        this.#run(model, names, feeds, held, wanted, keep, cleanup),
+      );
     } finally {
-      this.#finish(cleanup);
+      this.#memory.finish(cleanup);
     }
   }
 
   /** Copies a kept tensor out. Throws `InferenceError` when it was released. */
   fetchTensor(handle: number): TensorData {
-    this.#expectWorking();
+    this.#memory.expectWorking();
     const value = this.#kept(handle);
-    return this.#guard("InferenceError", () => this.#copyOut(value));
+    return this.#memory.guard("InferenceError", () => this.#copyOut(value));
   }
 
   /** Harmless when called again. */
   releaseTensor(handle: number): void {
     const value = this.#values.get(handle);
-    if (value !== undefined && this.#broken === undefined) {
+    if (value !== undefined && !this.#memory.broken) {
       this.#values.delete(handle);
-      this.#guard("InferenceError", () => this.#freeValue(value));
+      this.#memory.guard("InferenceError", () => this.#freeValue(value));
     }
   }
 
   /** Harmless when called again. Tensors that its runs kept stay until they are released. */
   releaseSession(session: number): void {
     const model = this.#models.get(session);
-    if (model !== undefined && this.#broken === undefined) {
+    if (model !== undefined && !this.#memory.broken) {
       this.#models.delete(session);
-      this.#guard("InferenceError", () => this.#freeModel(model));
+      this.#memory.guard("InferenceError", () => this.#freeModel(model));
     }
   }
 
@@ -238,7 +191,7 @@ export class Runtime {
     cleanup.add(() => this.#ort.unmountExternalData());
     const pointer = this.#ort._OrtCreateSession(data, model.size, made);
     if (pointer === 0) {
-      throw this.#lastError(
+      throw this.#memory.lastError(
         "ModelLoadError",
         `The runtime cannot load the model ${model.name} (${model.size} bytes)`,
         "If the file is damaged, delete the model and download it again; else choose another file or dtype.",
@@ -284,7 +237,7 @@ export class Runtime {
       0,
     );
     if (made === 0) {
-      throw this.#lastError("ModelLoadError", "The session options could not be made");
+      throw this.#memory.lastError("ModelLoadError", "The session options could not be made");
     }
     cleanup.add(() => this.#ort._OrtReleaseSessionOptions(made));
     for (const [name, value] of Object.entries(options.freeDimensionOverrides ?? {})) {
@@ -293,10 +246,10 @@ export class Runtime {
       }
       const status = this.#ort._OrtAddFreeDimensionOverride(
         made,
-        this.#text(name, "ModelLoadError", cleanup),
+        this.#memory.text(name, "ModelLoadError", cleanup),
         value,
       );
-      this.#check(status, "ModelLoadError", `The dimension '${name}' could not be set to ${value}`);
+      this.#memory.check(status, "ModelLoadError", `The dimension '${name}' could not be set to ${value}`);
     }
     for (const [key, value] of Object.entries({ ...DEFAULT_CONFIG, ...options.extra })) {
       if (typeof value !== "string") {
@@ -304,10 +257,10 @@ export class Runtime {
       }
       const status = this.#ort._OrtAddSessionConfigEntry(
         made,
-        this.#text(key, "ModelLoadError", cleanup),
-        this.#text(value, "ModelLoadError", cleanup),
+        this.#memory.text(key, "ModelLoadError", cleanup),
+        this.#memory.text(value, "ModelLoadError", cleanup),
       );
-      this.#check(
+      this.#memory.check(
         status,
         "ModelLoadError",
         `The configuration entry '${key}' could not be set to '${value}'`,
@@ -317,28 +270,28 @@ export class Runtime {
   }
 
   #counts(session: number): [inputs: number, outputs: number] {
-    return this.#onStack(2, (stack) => {
-      this.#check(
+    return this.#memory.onStack(2, (stack) => {
+      this.#memory.check(
         this.#ort._OrtGetInputOutputCount(session, stack, stack + WORD),
         "ModelLoadError",
         "The model's inputs and outputs could not be counted",
       );
-      return [this.#word(stack), this.#word(stack + WORD)];
+      return [this.#memory.word(stack), this.#memory.word(stack + WORD)];
     });
   }
 
   /** Name, type and shape of an input or output; outputs are counted after the inputs. */
   #describe(model: LoadedModel, index: number): TensorInfo {
-    return this.#onStack(2, (stack) => {
-      this.#check(
+    return this.#memory.onStack(2, (stack) => {
+      this.#memory.check(
         this.#ort._OrtGetInputOutputMetadata(model.pointer, index, stack, stack + WORD),
         "ModelLoadError",
         `Input or output ${index} of the model could not be described`,
       );
-      const name = this.#word(stack);
-      const metadata = this.#word(stack + WORD);
+      const name = this.#memory.word(stack);
+      const metadata = this.#memory.word(stack + WORD);
       try {
-        const text = this.#readText(name);
+        const text = this.#memory.readText(name);
         // An input that is also an output has its name twice; one is enough.
         const other = model.names.get(text);
         model.names.set(text, name);
@@ -354,19 +307,19 @@ export class Runtime {
 
   /** Layout: element type (0: no tensor), rank, then `rank` pointers to symbols (0: none), then `rank` numbers. */
   #readMetadata(metadata: number): Pick<TensorInfo, "type" | "shape"> {
-    const type = typeFromCode(this.#word(metadata));
+    const type = typeFromCode(this.#memory.word(metadata));
     if (type === "") {
       return { type, shape: [] };
     }
-    const rank = this.#word(metadata + WORD);
+    const rank = this.#memory.word(metadata + WORD);
     const symbols = metadata + 2 * WORD;
     const numbers = symbols + rank * WORD;
     const shape: (number | string)[] = [];
     for (let axis = 0; axis < rank; axis++) {
-      const symbol = this.#word(symbols + axis * WORD);
+      const symbol = this.#memory.word(symbols + axis * WORD);
       // A dimension without number and without name is -1, read as a signed word.
-      const size = this.#word(numbers + axis * WORD) | 0;
-      shape.push(symbol !== 0 ? this.#readText(symbol) : size < 0 ? "" : size);
+      const size = this.#memory.word(numbers + axis * WORD) | 0;
+      shape.push(symbol !== 0 ? this.#memory.readText(symbol) : size < 0 ? "" : size);
     }
     return { type, shape };
   }
@@ -385,10 +338,10 @@ export class Runtime {
     );
     const stack = this.#ort.stackSave();
     cleanup.add(() => this.#ort.stackRestore(stack));
-    const inputNames = this.#pointers(names.map((name) => model.names.get(name) ?? 0));
-    const inputs = this.#pointers(values.map(({ pointer }) => pointer));
-    const outputNames = this.#pointers(wanted.map((name) => model.names.get(name) ?? 0));
-    const outputs = this.#pointers(wanted.map(() => 0));
+    const inputNames = this.#memory.pointers(names.map((name) => model.names.get(name) ?? 0));
+    const inputs = this.#memory.pointers(values.map(({ pointer }) => pointer));
+    const outputNames = this.#memory.pointers(wanted.map((name) => model.names.get(name) ?? 0));
+    const outputs = this.#memory.pointers(wanted.map(() => 0));
 
     const began = performance.now();
     const status = this.#ort._OrtRun(
@@ -402,10 +355,10 @@ export class Runtime {
       0,
     );
     const runMs = performance.now() - began;
-    this.#check(status, "InferenceError", `The run failed with ${describeFeeds(names, values)}`);
+    this.#memory.check(status, "InferenceError", `The run failed with ${describeFeeds(names, values)}`);
 
     // Every output has an owner before anything else can fail.
-    const pointers = wanted.map((_name, index) => this.#word(outputs + index * WORD));
+    const pointers = wanted.map((_name, index) => this.#memory.word(outputs + index * WORD));
     const owned = pointers.map((pointer) => {
       const value = { pointer, buffer: 0 };
       const release = new Cleanup();
@@ -465,17 +418,17 @@ export class Runtime {
     try {
       if (!Array.isArray(data)) {
         byteLength = data.byteLength;
-        buffer = this.#allocate(byteLength, "InferenceError", what, cleanup);
-        this.#heap().set(data instanceof ArrayBuffer ? new Uint8Array(data) : data, buffer);
+        buffer = this.#memory.allocate(byteLength, "InferenceError", what, cleanup);
+        this.#memory.heap().set(data instanceof ArrayBuffer ? new Uint8Array(data) : data, buffer);
       } else {
         // The runtime copies strings, so the C strings and the array of pointers to them go at once.
         byteLength = data.length * WORD;
-        buffer = this.#allocate(byteLength, "InferenceError", what, scratch);
+        buffer = this.#memory.allocate(byteLength, "InferenceError", what, scratch);
         for (const [index, text] of data.entries()) {
-          this.#ort.setValue(buffer + index * WORD, this.#text(text, "InferenceError", scratch), "*");
+          this.#ort.setValue(buffer + index * WORD, this.#memory.text(text, "InferenceError", scratch), "*");
         }
       }
-      const pointer = this.#onStack(dims.length, (stack) => {
+      const pointer = this.#memory.onStack(dims.length, (stack) => {
         dims.forEach((dim, axis) => {
           this.#ort.setValue(stack + axis * WORD, dim, "*");
         });
@@ -489,13 +442,16 @@ export class Runtime {
         );
       });
       if (pointer === 0) {
-        throw this.#lastError("InferenceError", `${what} could not be made as ${signature(type, dims)}`);
+        throw this.#memory.lastError(
+          "InferenceError",
+          `${what} could not be made as ${signature(type, dims)}`,
+        );
       }
       cleanup.add(() => this.#ort._OrtReleaseTensor(pointer));
       const ownsBuffer = type !== "string";
       return { pointer, type, dims, data: buffer, buffer: ownsBuffer ? buffer : 0, byteLength };
     } finally {
-      this.#finish(scratch);
+      this.#memory.finish(scratch);
     }
   }
 
@@ -521,7 +477,7 @@ export class Runtime {
       }));
     }
     // A typed array's slice is never shared memory, even when the array is.
-    return { type, dims, data: this.#heap().slice(value.data, value.data + value.byteLength).buffer };
+    return { type, dims, data: this.#memory.heap().slice(value.data, value.data + value.byteLength).buffer };
   }
 
   /** Asks the runtime about a tensor. What it makes for the answer (dims, copies of strings) is freed after `use`. */
@@ -530,17 +486,17 @@ export class Runtime {
     what: string,
     use: (type: TensorType, data: number, dims: number[]) => Result,
   ): Result {
-    return this.#onStack(4, (stack) => {
-      this.#check(
+    return this.#memory.onStack(4, (stack) => {
+      this.#memory.check(
         this.#ort._OrtGetTensorData(pointer, stack, stack + WORD, stack + 2 * WORD, stack + 3 * WORD),
         "InferenceError",
         `${what} could not be read`,
       );
-      const code = this.#word(stack);
-      const data = this.#word(stack + WORD);
-      const dimsAt = this.#word(stack + 2 * WORD);
-      const dims = Array.from({ length: this.#word(stack + 3 * WORD) }, (_, axis) =>
-        this.#word(dimsAt + axis * WORD),
+      const code = this.#memory.word(stack);
+      const data = this.#memory.word(stack + WORD);
+      const dimsAt = this.#memory.word(stack + 2 * WORD);
+      const dims = Array.from({ length: this.#memory.word(stack + 3 * WORD) }, (_, axis) =>
+        this.#memory.word(dimsAt + axis * WORD),
       );
       this.#ort._OrtFree(dimsAt);
       const type = typeFromCode(code);
@@ -564,10 +520,12 @@ export class Runtime {
   #readStrings(data: number, count: number): string[] {
     const strings: string[] = [];
     for (let index = 0; index < count; index++) {
-      const begin = this.#word(data + index * WORD);
+      const begin = this.#memory.word(data + index * WORD);
       const isLast = index === count - 1;
       strings.push(
-        isLast ? this.#readText(begin) : this.#decode(begin, this.#word(data + (index + 1) * WORD)),
+        isLast
+          ? this.#memory.readText(begin)
+          : this.#memory.decode(begin, this.#memory.word(data + (index + 1) * WORD)),
       );
     }
     return strings;
@@ -595,171 +553,6 @@ export class Runtime {
       this.#ort._OrtFree(name);
     }
     this.#ort._OrtReleaseSession(model.pointer);
-  }
-
-  #allocate(size: number, error: ErrorName, what: string, cleanup: Cleanup): number {
-    // Never 0 bytes: for those a null pointer would be a right answer. A size beyond 32 bits would wrap around.
-    const pointer = size < 2 ** 32 ? this.#ort._malloc(Math.max(size, 1)) : 0;
-    if (pointer === 0) {
-      throw new NamedError(
-        error,
-        `${what} needs ${size} bytes, but the runtime's memory (${this.memoryBytes} bytes, at most 4 GB) cannot grow ` +
-          "that far. Use a smaller input, a smaller model or dtype, or terminate other engines.",
-        { bytes: size },
-      );
-    }
-    cleanup.add(() => this.#ort._free(pointer));
-    return pointer;
-  }
-
-  /** A C string in the runtime's memory. */
-  #text(text: string, error: ErrorName, cleanup: Cleanup): number {
-    const bytes = this.#encoder.encode(text);
-    const pointer = this.#allocate(bytes.byteLength + 1, error, "A string", cleanup);
-    const heap = this.#heap();
-    heap.set(bytes, pointer);
-    heap[pointer + bytes.byteLength] = 0;
-    return pointer;
-  }
-
-  #readText(pointer: number): string {
-    return this.#decode(pointer, this.#heap().indexOf(0, pointer));
-  }
-
-  #decode(begin: number, end: number): string {
-    // Browsers refuse to decode shared memory: a slice is a copy.
-    return this.#decoder.decode(this.#heap().slice(begin, end));
-  }
-
-  #pointers(values: number[]): number {
-    const pointer = this.#ort.stackAlloc(values.length * WORD);
-    values.forEach((value, index) => {
-      this.#ort.setValue(pointer + index * WORD, value, "*");
-    });
-    return pointer;
-  }
-
-  /** An unsigned 32-bit word. */
-  #word(pointer: number): number {
-    return this.#ort.getValue(pointer, "*");
-  }
-
-  #onStack<Result>(words: number, use: (stack: number) => Result): Result {
-    const saved = this.#ort.stackSave();
-    try {
-      return use(this.#ort.stackAlloc(words * WORD));
-    } finally {
-      if (this.#broken === undefined) {
-        this.#ort.stackRestore(saved);
-      }
-    }
-  }
-
-  /** All of the memory as it is now. */
-  #heap(): Uint8Array<SharedArrayBuffer> {
-    // Another thread may have let the memory grow: reading a value makes the glue look and renew its views.
-    this.#glue.getValue(0, "i8");
-    return this.#glue.HEAPU8;
-  }
-
-  #check(status: number, error: ErrorName, what: string): void {
-    if (status !== 0) {
-      throw this.#lastError(error, what);
-    }
-  }
-
-  #lastError(name: ErrorName, what: string, advice = ""): NamedError {
-    const [code, message] = this.#onStack(2, (stack) => {
-      this.#ort._OrtGetLastError(stack, stack + WORD);
-      const text = this.#word(stack + WORD);
-      return [this.#word(stack), text === 0 ? "no reason given" : this.#readText(text).trim()];
-    });
-    const memory = /alloc|out of memory|overflow/i.test(message)
-      ? ` The runtime's memory has ${this.memoryBytes} bytes and can have 4 GB at most, if the device has them.`
-      : "";
-    return new NamedError(name, `${what}: ${message}${memory}${advice === "" ? "" : ` ${advice}`}`, { code });
-  }
-
-  #expectWorking(): void {
-    if (this.#broken !== undefined) {
-      throw new NamedError(
-        "SessionClosedError",
-        `The runtime stopped in an earlier call (${this.#broken}). Create a new engine.`,
-      );
-    }
-  }
-
-  #guard<Result>(name: ErrorName, work: () => Result): Result {
-    try {
-      return work();
-    } catch (error) {
-      if (error instanceof RuntimeAbort) {
-        throw new NamedError(name, `The runtime stopped: ${error.message}. Create a new engine.`);
-      }
-      throw error;
-    }
-  }
-
-  /** Frees, unless the runtime is broken: then only its end gives the memory back. */
-  #finish(cleanup: Cleanup): void {
-    if (this.#broken === undefined) {
-      this.#guard("InferenceError", () => cleanup.run());
-    }
-  }
-}
-
-/** The glue with every function wrapped. */
-function guarded(glue: Glue, onThrow: (error: unknown) => RuntimeAbort): Functions {
-  const functions = Object.entries(glue as unknown as Record<string, unknown>).filter(
-    (entry): entry is [string, (...args: unknown[]) => unknown] => typeof entry[1] === "function",
-  );
-  return Object.fromEntries(
-    functions.map(([name, call]) => [
-      name,
-      (...args: unknown[]) => {
-        try {
-          return call(...args);
-        } catch (error) {
-          throw onThrow(error);
-        }
-      },
-    ]),
-  ) as unknown as Functions;
-}
-
-/** Runs the glue. It never answers when instantiation fails or a thread does not start, so it is raced. */
-async function instantiate(module: WebAssembly.Module, numThreads: number): Promise<Glue> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  try {
-    return await new Promise<Glue>((resolve, reject) => {
-      timer = setTimeout(() => {
-        const threads =
-          numThreads > 1 ? ` Its ${numThreads} threads did not start; try again with numThreads 1.` : "";
-        reject(new Error(`no answer after ${START_TIMEOUT_MS / 1000} seconds.${threads}`));
-      }, START_TIMEOUT_MS);
-      createGlue({
-        numThreads,
-        instantiateWasm: (imports, done) => {
-          // With a WASM of another build the glue would stop without a word, or go on with the wrong functions.
-          const offered = Object.values(imports).flatMap((group) => Object.keys(group));
-          const asked = WebAssembly.Module.imports(module).map(({ name }) => name);
-          if (offered.length !== asked.length || asked.some((name) => !offered.includes(name))) {
-            reject(new Error("the WASM belongs to another build of the runtime."));
-            return {};
-          }
-          WebAssembly.instantiate(module, imports).then((instance) => done(instance, module), reject);
-          return {};
-        },
-      }).then(resolve, reject);
-    });
-  } catch (error) {
-    throw new NamedError(
-      "RuntimeStartError",
-      `The runtime could not be started: ${words(error)} Its WASM must be the version that this page was built for, ` +
-        "and the device must have memory left.",
-    );
-  } finally {
-    clearTimeout(timer);
   }
 }
 
@@ -827,12 +620,4 @@ function describeFeeds(names: string[], values: Value[]): string {
     values.map(({ type, dims }, index) => `${names[index]} = ${signature(type, dims)}`).join(", ") ||
     "no inputs"
   );
-}
-
-function words(error: unknown): string {
-  if (error instanceof Error) {
-    return `${error.name}: ${error.message}`;
-  }
-  // C++ exceptions that nobody caught are thrown as their address.
-  return typeof error === "number" ? `uncaught C++ exception at ${error}` : String(error);
 }
