@@ -5,53 +5,29 @@
  * and whoever opens the store later removes the parts of writers that died.
  */
 
-import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
-import { type DBSchema, type IDBPDatabase, type IDBPTransaction, openDB, type StoreNames } from "idb";
+import { openDB } from "idb";
 import { NamedError } from "../errors.ts";
 import type { BlobKey } from "../protocol.ts";
+import { checkKey, errorName, estimate, label, replacedError, storeError } from "./store-errors.ts";
+import {
+  type Database,
+  type FileRecord,
+  partsOf,
+  type Schema,
+  type StoreName,
+  type Transaction,
+} from "./store-schema.ts";
+import { StoreWriter } from "./store-writer.ts";
 
-/** Bytes of a part; the last one of a file may be shorter. */
-export const PART_SIZE = 4 * 1024 * 1024;
+export type { FileRecord } from "./store-schema.ts";
+export { StoreWriter } from "./store-writer.ts";
 
 const DEFAULT_NAME = "pywebml";
 const SCHEMA_VERSION = 1;
 
 /** Without Web Locks nobody can tell a slow writer from a dead one: after a day it counts as dead. */
 const DEAD_AFTER_MS = 24 * 60 * 60 * 1000;
-
-/** A complete, visible file. */
-export interface FileRecord {
-  key: BlobKey;
-  /** In bytes. */
-  size: number;
-  /** Of its bytes, lower-case hexadecimal. */
-  sha256: string;
-  /** Seconds since the epoch. */
-  updated: number;
-  metadata: Record<string, unknown>;
-  /** Names its parts. */
-  blob: string;
-  partSize: number;
-  parts: number;
-}
-
-interface WriteRecord {
-  key: BlobKey;
-  /** Milliseconds since the epoch. */
-  started: number;
-}
-
-interface Schema extends DBSchema {
-  files: { key: BlobKey; value: FileRecord };
-  parts: { key: [blob: string, index: number]; value: ArrayBuffer };
-  writes: { key: string; value: WriteRecord };
-  documents: { key: string; value: unknown };
-}
-
-type Database = IDBPDatabase<Schema>;
-type StoreName = StoreNames<Schema>;
-type Transaction<Mode extends IDBTransactionMode> = IDBPTransaction<Schema, StoreName[], Mode>;
 
 /** Opens the store and removes what dead writers left. Throws `StoreUnavailableError`. */
 export async function openStore(name: string = DEFAULT_NAME): Promise<Store> {
@@ -377,193 +353,6 @@ export class Store {
   }
 }
 
-/** One file being written. Calls queue up; the bytes given to `write` must not change until it resolves. */
-export class StoreWriter {
-  readonly key: BlobKey;
-  readonly #store: Store;
-  readonly #blob: string;
-  readonly #releaseLock: () => void;
-  readonly #hash = sha256.create();
-  #state: "open" | "finished" | "committed" | "aborted" | "failed" = "open";
-  #buffer: Uint8Array<ArrayBuffer> | undefined;
-  #filled = 0;
-  #size = 0;
-  #parts = 0;
-  #sha256 = "";
-  #record: FileRecord | undefined;
-  #queue: Promise<unknown> = Promise.resolve();
-
-  constructor(store: Store, key: BlobKey, blob: string, releaseLock: () => void) {
-    this.#store = store;
-    this.key = key;
-    this.#blob = blob;
-    this.#releaseLock = releaseLock;
-  }
-
-  /** Appends bytes. */
-  write(bytes: Uint8Array): Promise<void> {
-    return this.#enqueue(async () => {
-      this.#expect("open", "write");
-      this.#hash.update(bytes);
-      let offset = 0;
-      while (offset < bytes.byteLength) {
-        this.#buffer ??= new Uint8Array(PART_SIZE);
-        const count = Math.min(PART_SIZE - this.#filled, bytes.byteLength - offset);
-        this.#buffer.set(bytes.subarray(offset, offset + count), this.#filled);
-        this.#filled += count;
-        offset += count;
-        if (this.#filled === PART_SIZE) {
-          await this.#flush();
-        }
-      }
-      this.#size += bytes.byteLength;
-    });
-  }
-
-  /** Flushes; size and hash are for the caller to check before `commit`. */
-  finish(): Promise<{ size: number; sha256: string }> {
-    return this.#enqueue(() => this.#finish());
-  }
-
-  /** Makes the file visible in one step, replacing an older one of the same name. */
-  commit(metadata: Record<string, unknown>): Promise<FileRecord> {
-    return this.#enqueue(async () => {
-      if (this.#record !== undefined) {
-        return this.#record;
-      }
-      await this.#finish();
-      const record: FileRecord = {
-        key: this.key,
-        size: this.#size,
-        sha256: this.#sha256,
-        updated: Date.now() / 1000,
-        metadata,
-        blob: this.#blob,
-        partSize: PART_SIZE,
-        parts: this.#parts,
-      };
-      await this.#store.transact(
-        ["files", "parts", "writes"],
-        "readwrite",
-        label(this.key),
-        async (tx) => {
-          await this.#checkAlive(tx);
-          const older = await tx.objectStore("files").get(this.key);
-          if (older !== undefined) {
-            await tx.objectStore("parts").delete(partsOf(older.blob));
-          }
-          await tx.objectStore("files").put(record);
-          await tx.objectStore("writes").delete(this.#blob);
-        },
-        { durability: "strict" },
-      );
-      this.#record = record;
-      this.#state = "committed";
-      this.#releaseLock();
-      return record;
-    });
-  }
-
-  /** Drops what was written. Harmless after `commit` or another `abort`. */
-  abort(): Promise<void> {
-    return this.#enqueue(async () => {
-      if (this.#state === "committed" || this.#state === "aborted") {
-        return;
-      }
-      this.#state = "aborted";
-      this.#buffer = undefined;
-      // When the database fails here, the free lock lets the next opening remove the parts; the caller has an
-      // error of its own to report.
-      await this.#store.dropWrite(this.#blob).catch(() => undefined);
-      this.#releaseLock();
-    });
-  }
-
-  async #finish(): Promise<{ size: number; sha256: string }> {
-    if (this.#state !== "finished") {
-      this.#expect("open", "finish");
-      if (this.#filled > 0) {
-        await this.#flush();
-      }
-      this.#buffer = undefined;
-      this.#sha256 = bytesToHex(this.#hash.digest());
-      this.#state = "finished";
-    }
-    return { size: this.#size, sha256: this.#sha256 };
-  }
-
-  async #flush(): Promise<void> {
-    const buffer = this.#buffer?.buffer;
-    if (buffer === undefined) {
-      return;
-    }
-    const part = this.#filled === PART_SIZE ? buffer : buffer.slice(0, this.#filled);
-    try {
-      await this.#store.transact(["parts", "writes"], "readwrite", label(this.key), async (tx) => {
-        await this.#checkAlive(tx);
-        await tx.objectStore("parts").put(part, [this.#blob, this.#parts]);
-      });
-    } catch (error) {
-      // A hole cannot be filled later.
-      this.#state = "failed";
-      throw error;
-    }
-    this.#parts += 1;
-    this.#filled = 0;
-  }
-
-  /** Without its entry in `writes`, parts of this writer would belong to nobody. */
-  async #checkAlive(tx: Transaction<"readwrite">): Promise<void> {
-    if ((await tx.objectStore("writes").getKey(this.#blob)) === undefined) {
-      throw new NamedError(
-        "StoreError",
-        `The storage was cleared while ${label(this.key)} was written to it. Download the file again.`,
-      );
-    }
-  }
-
-  #expect(state: "open", call: string): void {
-    if (this.#state !== state) {
-      throw new NamedError(
-        "StoreError",
-        `Cannot ${call} ${label(this.key)}: its writer is ${this.#state}. Start a new one with openWriter.`,
-      );
-    }
-  }
-
-  #enqueue<Result>(work: () => Promise<Result>): Promise<Result> {
-    const result = this.#queue.then(work);
-    this.#queue = result.catch(() => undefined);
-    return result;
-  }
-}
-
-function partsOf(blob: string): IDBKeyRange {
-  return IDBKeyRange.bound([blob], [blob, []]);
-}
-
-function checkKey(key: BlobKey): void {
-  if (!Array.isArray(key) || key.length !== 4 || !key.every((part) => typeof part === "string")) {
-    throw new NamedError(
-      "StoreError",
-      `A file is named by four strings (kind, owner, revision, path), not by ${JSON.stringify(key)}.`,
-    );
-  }
-}
-
-function label(key: BlobKey): string {
-  const [, owner, revision, path] = key;
-  return `'${path}' of ${owner} (${revision})`;
-}
-
-function replacedError(key: BlobKey): NamedError {
-  return new NamedError(
-    "StoreError",
-    `The stored file ${label(key)} was replaced or deleted while it was read. Read it again.`,
-    { key },
-  );
-}
-
 /** 128 random bits; `crypto.randomUUID` is missing on pages without HTTPS. */
 function randomId(): string {
   return bytesToHex(crypto.getRandomValues(new Uint8Array(16)));
@@ -588,55 +377,10 @@ async function holdLock(name: string): Promise<() => void> {
   });
 }
 
-async function estimate(): Promise<[used: number, quota: number]> {
-  const answer = await globalThis.navigator?.storage?.estimate?.();
-  return [answer?.usage ?? 0, answer?.quota ?? 0];
-}
-
-function errorName(error: unknown): string {
-  return error instanceof Error ? error.name : "";
-}
-
 function abortQuietly(tx: { abort(): void }): void {
   try {
     tx.abort();
   } catch {
     // It has ended already.
   }
-}
-
-/** What a DOMException of the database means for the user. */
-async function storeError(error: unknown, what: string): Promise<NamedError> {
-  if (error instanceof NamedError) {
-    return error;
-  }
-  const name = errorName(error);
-  const words = error instanceof Error ? error.message : String(error);
-  if (name === "QuotaExceededError") {
-    const [used, quota] = await estimate().catch(() => [0, 0]);
-    return new NamedError(
-      "QuotaExceededError",
-      `The browser has no room left for ${what} (${used} of ${quota} bytes are used). ` +
-        "Delete stored models or free disk space, then try again.",
-      { used, quota },
-    );
-  }
-  if (name === "DataError" || name === "DataCloneError") {
-    return new NamedError(
-      "StoreError",
-      `The database cannot store ${what}: ${words} Give plain data (text, numbers, lists, dictionaries).`,
-    );
-  }
-  if (name === "VersionError") {
-    return new NamedError(
-      "StoreUnavailableError",
-      `The stored data was written by a newer version of this page (${words}). Reload the page.`,
-    );
-  }
-  return new NamedError(
-    "StoreUnavailableError",
-    `The browser's database failed at ${what}: ${name || "Error"}: ${words} ` +
-      "Storage may be switched off (private window, site settings), full or damaged. " +
-      "Allow this site to store data or clear its data, then try again.",
-  );
 }
