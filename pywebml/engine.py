@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from pywebml.abort import AbortSignal, abortable
-from pywebml.errors import EngineClosedError, InputError, OptionsError, SessionClosedError, TaskError
+from pywebml.errors import AbortError, EngineClosedError, InputError, OptionsError, SessionClosedError, TaskError
 from pywebml.loading import Loaded, load, resolve_options
 from pywebml.options import Configuration, PipelineOptions, get_configuration
 from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.progress import ProgressCallback, ignore_progress
 from pywebml.sources import revalidate, settings_client
-from pywebml.tasks import Task
 
 EngineStatus = Literal["loading", "ready", "closed"]
+Result = TypeVar("Result")
 
 STOP_GRACE_SECONDS = 0.25
 """How long an aborted run may still finish by itself before its worker is stopped and the model loaded anew."""
@@ -96,24 +96,35 @@ class Engine:
             EngineClosedError: The engine was terminated.
             AbortError: The signal aborted.
         """
-        self._check_open()
-        loaded = self._loaded or await self._load(ignore_progress)
-        stream = getattr(loaded.task, "stream", None)
-        if stream is None:
-            raise TaskError(
-                f"The task {self.options.task_name} gives its result at once; call run() instead.",
-                task=self.options.task_name,
-            )
-        pieces = stream(*args, **options)
+        self._begin()
+        loaded = None
         try:
-            while True:
-                try:
-                    piece = await abortable(pieces.__anext__(), signal)
-                except StopAsyncIteration:
-                    return
-                yield piece
+            loaded = await abortable(self._ready(), signal)
+            stream = getattr(loaded.task, "stream", None)
+            if stream is None:
+                raise TaskError(
+                    f"The task {self.options.task_name} gives its result at once; call run() instead.",
+                    task=self.options.task_name,
+                )
+            pieces = _bound(stream, args, options)
+            try:
+                while True:
+                    try:
+                        piece = await abortable(pieces.__anext__(), signal)
+                    except StopAsyncIteration:
+                        return
+                    self._check_open()
+                    yield piece
+            finally:
+                await pieces.aclose()
+        except SessionClosedError:
+            self._check_open()
+            raise
+        except (asyncio.CancelledError, AbortError):
+            self._give_up(loaded)
+            raise
         finally:
-            await pieces.aclose()
+            self._end()
 
     async def terminate(self) -> None:
         """End the engine and give its memory back. Runs that are under way raise `EngineClosedError`."""
@@ -134,18 +145,13 @@ class Engine:
         await self.terminate()
 
     async def _run(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        self._check_open()
-        self._stop_idle_timer()
-        # A run that was given up may still be computing; it is finished or stopped before the next one starts.
-        if self._settling is not None:
-            await asyncio.shield(self._settling)
+        self._begin()
         started = self._platform.monotonic()
-        self._runs += 1
         loaded = None
         try:
-            loaded = self._loaded or await self._load(ignore_progress)
+            loaded = await self._ready()
             before = loaded.run_ms()
-            result = await _start(loaded.task, args, options)
+            result = await _bound(loaded.task.run, args, options)
             self._check_open()
             total = (self._platform.monotonic() - started) * 1000
             self.metrics = RunMetrics(total=total, inference=loaded.run_ms() - before)
@@ -154,12 +160,29 @@ class Engine:
             self._check_open()
             raise
         except asyncio.CancelledError:
-            if loaded is not None and loaded.worker is not None and self._runs == 1:
-                self._settling = asyncio.ensure_future(self._settle(loaded, loaded.worker))
+            self._give_up(loaded)
             raise
         finally:
-            self._runs -= 1
-            self._start_idle_timer()
+            self._end()
+
+    def _begin(self) -> None:
+        self._check_open()
+        self._runs += 1
+        self._stop_idle_timer()
+
+    def _end(self) -> None:
+        self._runs -= 1
+        self._start_idle_timer()
+
+    async def _ready(self) -> Loaded:
+        # A run that was given up may still be computing; it is finished or stopped before the next one starts.
+        if self._settling is not None:
+            await asyncio.shield(self._settling)
+        return self._loaded or await self._load(ignore_progress)
+
+    def _give_up(self, loaded: Loaded | None) -> None:
+        if loaded is not None and loaded.worker is not None and self._runs == 1:
+            self._settling = asyncio.ensure_future(self._settle(loaded, loaded.worker))
 
     async def _settle(self, loaded: Loaded, worker: SessionWorker) -> None:
         if not await worker.settle(STOP_GRACE_SECONDS) and self._loaded is loaded:
@@ -169,6 +192,7 @@ class Engine:
     async def _load(self, on_progress: ProgressCallback) -> Loaded:
         async with self._loading:
             if self._loaded is None:
+                self._check_open()
                 loaded = await load(self.engine_id, self.options, self._platform, self._configuration, on_progress)
                 if self._status == "closed":
                     loaded.terminate()
@@ -270,6 +294,7 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
         existing = _engines.get(engine_id)
         if existing is not None:
             if existing.status == "ready" and existing.options.same_engine(resolved):
+                existing._start_idle_timer()
                 return existing
             await existing.terminate()
 
@@ -288,12 +313,13 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
 
 
 def _free_engine_id() -> str:
-    return next(name for number in _engine_numbers if (name := f"engine-{number}") not in _engines)
+    names = (f"engine-{number}" for number in _engine_numbers)
+    return next(name for name in names if name not in _engines and name not in _creating)
 
 
-def _start(task: Task, args: tuple[Any, ...], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+def _bound(function: Callable[..., Result], args: tuple[Any, ...], options: dict[str, Any]) -> Result:
     try:
-        return task.run(*args, **options)
+        return function(*args, **options)
     except TypeError as error:
         # Calling an async function only binds its arguments, so this is about them.
         raise InputError(f"This call does not fit the task: {error}.", options=sorted(options)) from None

@@ -16,7 +16,7 @@ from pywebml.platform import NetworkError, get_platform
 from pywebml.platform.rpc import Call
 from pywebml.settings import RemoteSettings
 from pywebml.sources import OPTIONS_COLLECTION, RUNTIME_COLLECTION, model_hub, settings_client
-from pywebml.tasks import task_names
+from pywebml.tasks import get_task, task_names
 
 MAX_TASK_SOURCE = 4 * 1024 * 1024
 
@@ -106,13 +106,13 @@ async def _list_files(params: Params, _call: Call) -> list[dict[str, Any]]:
             "sha256": file.sha256,
             "updated": file.updated,
         }
-        for file in await hub.list_files(_text(params, "model"), params.get("revision"))
+        for file in await hub.list_files(_text(params, "model"), _text_or_none(params, "revision"))
     ]
 
 
 async def _delete_model(params: Params, _call: Call) -> int:
     hub = model_hub(await get_platform())
-    return await hub.delete_model(_text(params, "model"), params.get("revision"))
+    return await hub.delete_model(_text(params, "model"), _text_or_none(params, "revision"))
 
 
 async def _usage(_params: Params, _call: Call) -> dict[str, int]:
@@ -149,17 +149,17 @@ async def _register_task(params: Params, _call: Call) -> list[str]:
         source = await _fetch_text(url)
     elif not isinstance(source, str) or url is not None:
         raise OptionsError("registerTask takes either source or url, each a text.", field="source", value=None)
-    before = set(task_names())
+    before = {known: get_task(known) for known in task_names()}
     module = types.ModuleType(f"pywebml_task_{len(sys.modules)}")
     try:
         # The page's own code, in the page's own origin: the same trust as a script tag.
         exec(compile(source, url or f"<task {name}>", "exec"), module.__dict__)  # noqa: S102
     except Exception as error:
         raise TaskError(f"The source of task '{name}' failed: {type(error).__name__}: {error}", task=name) from error
-    if name not in task_names():
-        added = ", ".join(sorted(set(task_names()) - before)) or "none"
+    added = [known for known in task_names() if get_task(known) is not before.get(known)]
+    if name not in added:
         raise TaskError(
-            f"The source did not register the task '{name}' (it registered: {added}). "
+            f"The source did not register the task '{name}' (it registered: {', '.join(added) or 'none'}). "
             f"Decorate a class or an async function with @pywebml.task({name!r}).",
             task=name,
         )
@@ -178,7 +178,10 @@ async def _fetch_text(url: str) -> str:
         raise TaskError(
             f"The source of a task could not be fetched: {address} answered {response.status}.", url=address
         )
-    return body.decode("utf-8", errors="strict")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"The source of a task at {address} is no UTF-8 text ({error}).", url=address) from None
 
 
 METHODS: Mapping[str, Callable[[Params, Call], Awaitable[Any]]] = {
@@ -204,8 +207,14 @@ def _engine_data(engine: Engine) -> dict[str, Any]:
 def _text(params: Params, name: str) -> str:
     value = params.get(name)
     if not isinstance(value, str) or not value:
-        raise OptionsError(f"'{name}' is missing: give a text that is not empty.", field=name, value=repr(value))
+        raise OptionsError(
+            f"'{name}' is missing or no text: give a text that is not empty.", field=name, value=repr(value)
+        )
     return value
+
+
+def _text_or_none(params: Params, name: str) -> str | None:
+    return None if params.get(name) is None else _text(params, name)
 
 
 def _list(params: Params, name: str) -> list[Any]:

@@ -1,11 +1,16 @@
 """What tests of several parts share."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from pywebml import list_engines, options, sources
+from pywebml.options import Configuration, configure
+from pywebml.platform import set_platform
 from pywebml.platform.native import NativePlatform
+from pywebml.tasks import base
 from tests.faults.server import FaultServer
 
 
@@ -28,3 +33,21 @@ def server(tmp_path: Path) -> Iterator[FaultServer]:
     root.mkdir()
     with FaultServer(root) as running:
         yield running
+
+
+@pytest.fixture
+async def surroundings(
+    platform: NativePlatform, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[None]:
+    """The package works on `platform` with the hub `hub/` of `server`; engines, tasks and settings go afterwards."""
+    monkeypatch.setattr(options, "_configuration", Configuration())
+    monkeypatch.setattr(base, "_tasks", dict(base._tasks))
+    configure(hub_root_url=f"{server.url}/hub/")
+    set_platform(platform)
+    yield
+    for engine in list_engines():
+        await engine.terminate()
+    for revalidation in list(sources._revalidations):
+        revalidation.cancel()
+    await asyncio.gather(*sources._revalidations, return_exceptions=True)
+    set_platform(None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Callable, Mapping
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -76,12 +77,19 @@ def task(
         modules: Model files that it needs, such as `("model",)`.
         tokenizer: Whether it needs the model's tokenizer.
         default_model: Used when neither settings nor caller name one.
+
+    Raises:
+        TaskError: It is neither of these.
     """
 
     def register(builder: Built) -> Built:
-        build: Callable[[TaskContext], Task] = builder
-        if not isinstance(builder, type):
-            build = _function_task(builder)
+        work = getattr(builder, "run", None) if isinstance(builder, type) else builder
+        if not inspect.iscoroutinefunction(work):
+            raise TaskError(
+                f"The task '{name}' must be an async function, or a class with `async def run`, not {builder!r}.",
+                task=name,
+            )
+        build: Callable[[TaskContext], Task] = builder if isinstance(builder, type) else _function_task(builder)
         _tasks[name] = TaskDefinition(name, build, modules, tokenizer, default_model)
         return builder
 
@@ -107,15 +115,14 @@ def task_names() -> list[str]:
 
 
 class _FunctionTask:
-    def __init__(self, function: Callable[..., Awaitable[Any]], context: TaskContext) -> None:
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, Any]], context: TaskContext) -> None:
         self._function = function
         self._context = context
 
-    async def run(self, *args: Any, **options: Any) -> Any:
-        return await self._function(self._context, *args, **options)
+    def run(self, *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
+        # Not async itself: so the caller sees at once when the arguments do not fit.
+        return self._function(self._context, *args, **options)
 
 
-def _function_task(function: Callable[..., Awaitable[Any]]) -> Callable[[TaskContext], Task]:
-    if not callable(function):
-        raise TaskError(f"A task is a class or an async function, not {type(function).__name__}.")
+def _function_task(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[[TaskContext], Task]:
     return lambda context: _FunctionTask(function, context)

@@ -131,13 +131,15 @@ class FeatureExtraction:
             )
         results = await self._session.run({name: encoded[name] for name in self._inputs}, outputs=[self._output])
         hidden = results[self._output]
-        if not isinstance(hidden, np.ndarray) or hidden.ndim != 3:
-            shape = getattr(hidden, "shape", None)
+        if not isinstance(hidden, np.ndarray) or hidden.ndim != 3 or hidden.dtype.kind != "f":
+            shape, dtype = getattr(hidden, "shape", None), getattr(hidden, "dtype", None)
             raise InferenceError(
-                f"{self._model_id} gave '{self._output}' of shape {shape}; expected (texts, tokens, hidden). "
-                "Use an encoder model exported for feature-extraction.",
+                f"{self._model_id} gave '{self._output}' of shape {shape} and type {dtype}; expected floats of shape "
+                "(texts, tokens, hidden). Use an encoder model exported for feature-extraction.",
                 model=self._model_id,
             )
+        # Models in half precision may give float16, in which sums would lose too much.
+        hidden = hidden.astype(np.float32, copy=False)
         return hidden if pooling == "none" else POOLINGS[pooling](hidden, encoded["attention_mask"])
 
 
@@ -172,13 +174,13 @@ def _describe(value: object) -> str:
 
 
 def _check_options(pooling: str, quantize: bool, precision: str, batch_size: int) -> None:
-    if pooling != "none" and pooling not in POOLINGS:
+    if not isinstance(pooling, str) or (pooling != "none" and pooling not in POOLINGS):
         raise InputError(f"pooling={pooling!r} is not one of none, {', '.join(POOLINGS)}.", pooling=str(pooling))
     if quantize and pooling == "none":
         raise InputError("quantize needs one vector per text: choose a pooling, such as mean.", pooling="none")
     if quantize and precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is not one of {', '.join(PRECISIONS)}.", precision=str(precision))
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if type(batch_size) is not int or batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} is not a whole number above 0.", batch_size=str(batch_size))
 
 
