@@ -444,6 +444,16 @@ async def test_two_engines_at_once_fetch_each_file_once(server: FaultServer) -> 
 
 
 @pytest.mark.usefixtures("tiny")
+async def test_two_engines_at_once_fetch_settings_and_runtime_once(server: FaultServer, tmp_path: Path) -> None:
+    set_platform(WatchedPlatform(tmp_path / "other"))
+    publish_settings(server)
+    await asyncio.gather(*(create_engine(**TINY) for _ in range(2)))
+    assert len(server.requests("/v1/attachments/*")) == 1
+    assert len(server.requests("*/ml-onnx-runtime/changeset")) == 1
+    assert len(server.requests("*/ml-inference-options/changeset")) == 1
+
+
+@pytest.mark.usefixtures("tiny")
 async def test_second_start_reads_the_store_only(server: FaultServer) -> None:
     await (await create_engine(**TINY)).terminate()
     server.forget()
@@ -465,6 +475,16 @@ async def test_the_callers_word_on_external_data_counts_more(server: FaultServer
     with pytest.raises(ModelLoadError):
         await create_engine(**TINY)
     assert (await create_engine(**TINY, use_external_data_format=1)).status == "ready"
+
+
+async def test_model_that_fails_to_load_gives_its_worker_back(server: FaultServer, tmp_path: Path) -> None:
+    publish(server, TinyModel(corrupt=True))
+    publish_settings(server)
+    watched = WatchedPlatform(tmp_path / "other")
+    set_platform(watched)
+    with pytest.raises(ModelLoadError):
+        await create_engine(**TINY)
+    assert [worker._open for worker in watched.workers] == [False]
 
 
 async def test_corrupt_model_fails_its_own_engine(server: FaultServer, platform: NativePlatform) -> None:
@@ -731,6 +751,20 @@ async def test_engine_is_not_idle_while_it_runs_and_is_after_it(runs: list[Nativ
     with pytest.raises(AbortError):
         await soon(work)
     await until(lambda: engine.status == "closed")
+
+
+@pytest.mark.usefixtures("tiny")
+async def test_engine_is_not_idle_when_one_of_its_runs_has_ended(runs: list[NativeSession]) -> None:
+    engine = await create_engine(**TINY, timeout_ms=1)
+    work = start(engine.run(FOREVER))
+    await until(lambda: len(runs) == 1)
+    with pytest.raises(InputError):
+        await engine.run(5)
+    await past_idle_timers()
+    assert engine.status == "ready"
+    await engine.terminate()
+    with pytest.raises(EngineClosedError):
+        await soon(work)
 
 
 @pytest.mark.usefixtures("tiny")
