@@ -6,6 +6,7 @@
     ├── SettingsError                 Remote Settings
     │   ├── SettingsNetworkError      the server could not be reached or answered with an error status
     │   ├── SettingsResponseError     the server answered something that is not the protocol
+    │   ├── SignatureError            a collection's records could not be shown to be the signer's
     │   ├── AttachmentError           an attachment's bytes are not the ones its record describes
     │   └── NoMatchingRecordError     no record, or more than one, fits what was asked for
     ├── HubError                      the model hub
@@ -74,6 +75,10 @@ class SettingsNetworkError(SettingsError):
 
 class SettingsResponseError(SettingsError):
     """The settings server answered something that is not the protocol. Details: `url`."""
+
+
+class SignatureError(SettingsError):
+    """A collection's records could not be shown to be the signer's. Details: `collection`, `reason`."""
 
 
 class AttachmentError(SettingsError):
