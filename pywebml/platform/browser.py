@@ -89,7 +89,7 @@ class BrowserPlatform:
         if runtime is None:
             raise RuntimeStartError("The browser needs the runtime's WASM file; this is a fault of the caller.")
         started = self._bridge.startSessionWorker(_js_key(runtime), num_threads)
-        return BrowserSessionWorker(await _owned(self._bridge, started))
+        return BrowserSessionWorker(await _owned(started, lambda worker: worker.terminate()))
 
     def now(self) -> float:
         """See `Platform.now`."""
@@ -130,12 +130,14 @@ class BrowserResponse:
         await crossing(self._answer.close())
 
     async def _abortable(self, promise: Any) -> Any:
+        work = asyncio.ensure_future(crossing(promise))
         try:
-            return await crossing(promise)
+            return await asyncio.shield(work)
         except asyncio.CancelledError:
             self._controller.abort()
             # Only when JavaScript has let go may the caller drop what it passed.
-            await js.Promise.allSettled(to_js([promise]))
+            await asyncio.wait([work])
+            work.exception()
             raise
 
 
@@ -171,7 +173,8 @@ class BrowserBlobStore:
 
     async def open_writer(self, key: BlobKey) -> BrowserBlobWriter:
         """See `BlobStore.open_writer`."""
-        return BrowserBlobWriter(await _owned(self._bridge, self._bridge.openWriter(_js_key(key))))
+        opened = self._bridge.openWriter(_js_key(key))
+        return BrowserBlobWriter(await _owned(opened, lambda writer: writer.abort()))
 
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """See `BlobStore.info`."""
@@ -224,12 +227,16 @@ class BrowserDocumentStore:
         await crossing(self._bridge.deleteDocument(key))
 
 
-async def _owned(bridge: Any, promise: Any) -> Any:
-    """Await something that has to be given back; when that is cancelled, it is given back as soon as it is there."""
+async def _owned(promise: Any, give_back: Callable[[Any], Any]) -> Any:
+    """Await something that has to be given back; when that is cancelled, it is given back as soon as it is there.
+
+    The promise itself is never cancelled: Python would lose what it resolves to.
+    """
+    work = asyncio.ensure_future(crossing(promise))
     try:
-        return await crossing(promise)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await bridge.giveBack(promise)
+        work.add_done_callback(lambda done: None if done.exception() else give_back(done.result()))
         raise
 
 

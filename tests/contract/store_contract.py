@@ -262,6 +262,24 @@ async def document_comes_back_as_it_was(platform: Platform) -> None:
     assert await documents.get("contract/a") is None
 
 
+async def opening_that_is_cancelled_gives_its_writer_back(platform: Platform) -> None:
+    # At every point of the way to the database and back.
+    for turns in range(8):
+        opening = asyncio.ensure_future(platform.blobs.open_writer(key("never-opened.bin")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        try:
+            writer = await opening
+        except asyncio.CancelledError:
+            continue
+        await writer.abort()
+    name = key("after.bin")
+    await put(platform, name, b"still works")
+    assert await stored(platform) == [name]
+    await platform.blobs.delete([name])
+
+
 CONTRACT: tuple[Callable[[Platform], Awaitable[None]], ...] = (
     committed_file_can_be_read_back,
     large_file_survives_in_pieces_that_fit_no_part_size,
@@ -278,5 +296,6 @@ CONTRACT: tuple[Callable[[Platform], Awaitable[None]], ...] = (
     usage_grows_and_shrinks_with_the_files,
     persist_answers_yes_or_no,
     cancelled_writer_leaves_nothing_after_abort,
+    opening_that_is_cancelled_gives_its_writer_back,
     document_comes_back_as_it_was,
 )

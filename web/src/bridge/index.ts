@@ -8,7 +8,7 @@
 import { NamedError } from "../errors.ts";
 import type { BlobKey } from "../protocol.ts";
 import { type ByteSink, request } from "./http.ts";
-import { SessionWorker, startSessionWorker } from "./sessions.ts";
+import { startSessionWorker } from "./sessions.ts";
 import { type FileRecord, openStore, type Store, type StoreWriter } from "./store.ts";
 
 declare const __ORT_VERSION__: string;
@@ -56,16 +56,6 @@ export function createBridge(options: BridgeOptions) {
     },
     putDocument: async (key: string, text: string): Promise<void> => (await store()).putDocument(key, text),
     deleteDocument: async (key: string): Promise<void> => (await store()).deleteDocument(key),
-
-    /** For a caller that was cancelled while it waited for something that must be given back. */
-    giveBack: async (promise: Promise<BridgeWriter | SessionWorker>): Promise<void> => {
-      const made = await promise.catch(() => undefined);
-      if (made instanceof SessionWorker) {
-        made.terminate();
-      } else {
-        await made?.abort();
-      }
-    },
 
     startSessionWorker: (runtime: BlobKey, numThreads: number) =>
       startSessionWorker(options.sessionWorkerUrl, runtime, numThreads),

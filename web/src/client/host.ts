@@ -139,11 +139,17 @@ export class Host {
     } else if ("failed" in event) {
       const { message, details } = event.failed;
       this.#fail(
-        new NamedError(
-          "RuntimeStartError",
-          `Python could not be started: ${message} Check that ${this.#pyodideUrl} holds all files of the build, and that the network works; then try again.`,
-          details,
-        ),
+        this.#isReady
+          ? new NamedError(
+              "EngineClosedError",
+              `Python broke down: ${message} All engines are gone; the next createEngine starts anew.`,
+              details,
+            )
+          : new NamedError(
+              "RuntimeStartError",
+              `Python could not be started: ${message} Check that ${this.#pyodideUrl} holds all files of the build, and that the network works; then try again.`,
+              details,
+            ),
       );
     } else {
       const waiting = this.#waiting.get(event.id);

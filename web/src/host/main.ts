@@ -12,6 +12,8 @@ interface PyodideModule {
 }
 
 interface Pyodide {
+  /** Not a public name of Pyodide's; its own console page sets the hook too. */
+  _api: { on_fatal?: (error: unknown) => void };
   registerJsModule(name: string, module: object): void;
   pyimport(name: string): { serve(channel: object, configuration: string): Receive };
 }
@@ -49,6 +51,8 @@ async function start(options: HostStart["start"]): Promise<void> {
   const pyodideUrl = `${indexURL}pyodide.mjs`;
   const { loadPyodide } = (await import(pyodideUrl)) as PyodideModule;
   const pyodide = await loadPyodide({ indexURL, packages: ["numpy", "pywebml", ...options.packages] });
+  // After such an error no call is ever answered, so all of them must end here.
+  pyodide._api.on_fatal = (error) => post({ failed: toErrorData(error) });
   step(1, "Starting Python");
 
   const bridge = createBridge({
