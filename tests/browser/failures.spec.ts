@@ -245,3 +245,39 @@ test("bad input to a run gets a named error and the engine goes on", async ({ sc
   ]);
   expect((await run(page, "fine")).dims).toEqual([1, 384]);
 });
+
+test("when Python itself breaks down every call ends, and the next engine starts anew", async ({
+  scriptPage: page,
+}) => {
+  await page.evaluate(() =>
+    pywebml.registerTask({
+      name: "breaks",
+      source: `
+import asyncio
+import pywebml
+
+@pywebml.task("breaks")
+async def breaks(context, kind):
+    if kind == "wait":
+        await asyncio.sleep(3600)
+    from pyodide.code import run_js
+    run_js("(api) => setTimeout(() => { try { api.fatal_error(new Error('by the test')); } catch {} })")(
+        __import__("pyodide_js")._api
+    )
+    await asyncio.sleep(3600)
+`,
+    }),
+  );
+  const ends = await page.evaluate(async () => {
+    const engine = await pywebml.createEngine({ taskName: "breaks" });
+    const runs = ["wait", "break"].map((kind) =>
+      engine.run({ args: [kind] }).catch((error: Error) => `${error.name}: ${error.message}`),
+    );
+    return { ends: await Promise.all(runs), status: engine.status };
+  });
+  for (const end of ends.ends) {
+    expect(end).toMatch(/^EngineClosedError: Python broke down: .*by the test/);
+  }
+  expect(ends.status).toBe("closed");
+  expect((await createEngine(page, OPTIONS)).error).toBeUndefined();
+});
