@@ -5,7 +5,10 @@
     ├── OptionsError                  an option is unknown or has a value that is not allowed
     ├── SettingsError                 Remote Settings
     │   ├── SettingsNetworkError      the server could not be reached or answered with an error status
+    │   │   └── SettingsBackoffError  the server has asked to be left alone for a while
     │   ├── SettingsResponseError     the server answered something that is not the protocol
+    │   │   └── UnknownCollectionError  the server has no such collection
+    │   ├── StaleSettingsError        the server answered an older state of a collection than the stored one
     │   ├── SignatureError            a collection's records could not be shown to be the signer's
     │   ├── AttachmentError           an attachment's bytes are not the ones its record describes
     │   └── NoMatchingRecordError     no record, or more than one, fits what was asked for
@@ -75,6 +78,21 @@ class SettingsNetworkError(SettingsError):
 
 class SettingsResponseError(SettingsError):
     """The settings server answered something that is not the protocol. Details: `url`."""
+
+
+class SettingsBackoffError(SettingsNetworkError):
+    """The settings server has asked to be left alone for a while. Details: `url`, `seconds`."""
+
+
+class UnknownCollectionError(SettingsResponseError):
+    """The settings server has no such collection. Details: `url`, `collection`."""
+
+
+class StaleSettingsError(SettingsError):
+    """The settings server answered an older state of a collection than the stored one, which was kept.
+
+    Details: `collection`, `received` and `stored` (milliseconds since the epoch).
+    """
 
 
 class SignatureError(SettingsError):

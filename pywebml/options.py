@@ -79,6 +79,11 @@ def _whole_number(low: int, high: int) -> _Check:
     return check
 
 
+def _boolean(field: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _refuse(field, value, "give true or false")
+
+
 def _chunks(field: str, value: Any) -> None:
     if not isinstance(value, bool):
         _whole_number(0, 100)(field, value)
@@ -111,6 +116,15 @@ _CHECKS: Mapping[str, _Check] = {
     "use_external_data_format": _chunks,
     "backend": _one_of(BACKENDS),
     "runtime_filename": _matching(_FILE_NAME, "give a file name"),
+}
+
+
+_CONFIGURATION_CHECKS: Mapping[str, _Check] = {
+    "settings_root_hash": _matching(
+        re.compile(r"[0-9A-Fa-f]{64}|(?:[0-9A-Fa-f]{2}:){31}[0-9A-Fa-f]{2}"),
+        "give the SHA-256 of a root certificate, 64 hexadecimal digits",
+    ),
+    "allow_unsigned_settings": _boolean,
 }
 
 
@@ -209,6 +223,10 @@ class Configuration:
         assets_base: Folder that holds `session.mjs` and the other built files. Default in the browser: the files
             inside the installed package.
         settings_server: Remote Settings server or static mirror. Default: `v1/` below `assets_base`.
+        settings_root_hash: SHA-256 of the root certificate under which the settings server signs, hexadecimal. Default:
+            that of the build's own mirror, when the server is the default one; else that of Mozilla's server.
+        allow_unsigned_settings: Whether to believe a settings server without signatures. Only for one on the page's own
+            origin; outside browsers, only on this machine.
         hub_root_url: Root of the model hub. Default: `hub/` below `assets_base`.
         hub_url_template: Path of a model below the root, with `{model}` and `{revision}`.
 
@@ -218,6 +236,8 @@ class Configuration:
 
     assets_base: str | None = None
     settings_server: str | None = None
+    settings_root_hash: str | None = None
+    allow_unsigned_settings: bool = False
     hub_root_url: str | None = None
     hub_url_template: str = "{model}/{revision}"
 
@@ -225,7 +245,7 @@ class Configuration:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                _text(field.name, value)
+                _CONFIGURATION_CHECKS.get(field.name, _text)(field.name, value)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Configuration:

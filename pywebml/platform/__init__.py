@@ -33,6 +33,10 @@ class Environment:
         runtime_version: Version of ONNX Runtime that this build can drive. Only a runtime file of exactly this
             version is ever started.
         needs_runtime_file: Whether `start_session_worker` wants the runtime's WASM file.
+        settings_root_hash: SHA-256 of the root under which the settings mirror of this build is signed, hexadecimal;
+            empty when there is none.
+        device_memory: Of the machine, in GiB (browsers tell a coarse number); None when unknown.
+        webgpu: Whether the browser has WebGPU.
     """
 
     name: str
@@ -43,6 +47,9 @@ class Environment:
     os_name: str
     runtime_version: str
     needs_runtime_file: bool
+    settings_root_hash: str = ""
+    device_memory: float | None = None
+    webgpu: bool = False
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -112,6 +119,9 @@ class BlobStore(Protocol):
 
     async def read(self, key: BlobKey) -> bytes:
         """The bytes of a small file. Raises `StoreError` when there is none."""
+
+    async def verify(self, key: BlobKey) -> bool:
+        """Whether the stored bytes are all there and still have the SHA-256 they were stored with."""
 
     async def delete(self, keys: Collection[BlobKey]) -> None:
         """Remove files; names that do not exist are passed over."""
@@ -291,6 +301,20 @@ class Platform(Protocol):
 
         Raises:
             RuntimeStartError: The runtime could not be started.
+        """
+
+    async def verify_signature(self, algorithm: str, public_key_spki: bytes, signature: bytes, data: bytes) -> bool:
+        """Whether `signature` is that of `data` by this key. A key that cannot be used has signed nothing.
+
+        Args:
+            algorithm: `ecdsa-{p256,p384}-{sha256,sha384}` or `rsassa-pkcs1-v1_5-{sha256,sha384,sha512}`.
+            public_key_spki: SubjectPublicKeyInfo, DER.
+            signature: For ECDSA r and s one after the other; for RSA its bytes.
+            data: What was signed.
+
+        Raises:
+            SignatureError: The algorithm is not one of these, or signatures cannot be checked here: browsers do so in
+                secure contexts only.
         """
 
     def now(self) -> float:

@@ -45,6 +45,9 @@ class BrowserPlatform:
             os_name=values["osName"],
             runtime_version=values["runtimeVersion"],
             needs_runtime_file=True,
+            settings_root_hash=values["settingsRootHash"],
+            device_memory=values["deviceMemory"],
+            webgpu=values["webgpu"],
         )
         self.blobs = BrowserBlobStore(bridge)
         self.documents = BrowserDocumentStore(bridge)
@@ -90,6 +93,11 @@ class BrowserPlatform:
             raise RuntimeStartError("The browser needs the runtime's WASM file; this is a fault of the caller.")
         started = self._bridge.startSessionWorker(_js_key(runtime), num_threads)
         return BrowserSessionWorker(await _owned(started, lambda worker: worker.terminate()))
+
+    async def verify_signature(self, algorithm: str, public_key_spki: bytes, signature: bytes, data: bytes) -> bool:
+        """See `Platform.verify_signature`."""
+        pieces = (to_js(piece) for piece in (public_key_spki, signature, data))
+        return bool(await crossing(self._bridge.verifySignature(algorithm, *pieces)))
 
     def now(self) -> float:
         """See `Platform.now`."""
@@ -189,6 +197,10 @@ class BrowserBlobStore:
         """See `BlobStore.read`."""
         body = await crossing(self._bridge.read(_js_key(key)))
         return bytes(body.to_bytes())
+
+    async def verify(self, key: BlobKey) -> bool:
+        """See `BlobStore.verify`."""
+        return bool(await crossing(self._bridge.verify(_js_key(key))))
 
     async def delete(self, keys: Collection[BlobKey]) -> None:
         """See `BlobStore.delete`."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from pywebml.platform import BlobKey, BlobStore, BlobWriter, DocumentStore, Environment, NetworkError
+from pywebml.platform.native_crypto import verify_signature
 from pywebml.platform.native_sessions import NativeSessionWorker
 from pywebml.platform.native_store import (
     FileBlobStore,
@@ -139,6 +140,10 @@ class NativePlatform:
     async def start_session_worker(self, runtime: BlobKey | None, *, num_threads: int) -> NativeSessionWorker:
         """Start the runtime: the installed onnxruntime, so `runtime` is not looked at."""
         return await NativeSessionWorker.start(self._storage, num_threads)
+
+    async def verify_signature(self, algorithm: str, public_key_spki: bytes, signature: bytes, data: bytes) -> bool:
+        """See `Platform.verify_signature`."""
+        return verify_signature(algorithm, public_key_spki, signature, data)
 
     def now(self) -> float:
         """Seconds since the epoch."""

@@ -279,6 +279,18 @@ class FileStorage:
             f"{key.path!r} of {key.owner!r} ({key.revision!r}) is not in the store.", key=list(_parts(key))
         )
 
+    def verify(self, key: BlobKey) -> bool:
+        """Whether the bytes still are what was stored."""
+        while (info := self.info(key)) is not None:
+            try:
+                digest = self.use(key, _sha256)
+            except StoreError:
+                return False
+            # A file that was replaced in between is looked at anew.
+            if digest == info.sha256 or self.info(key) == info:
+                return digest == info.sha256
+        return False
+
     def publish(self, key: BlobKey, draft: Path, size: int, sha256: str, metadata: Mapping[str, Any]) -> BlobInfo:
         """Make a written file visible, in place of an older one."""
         stem = self._stem(key)
@@ -321,6 +333,11 @@ class FileStorage:
         """(bytes used here, bytes used here and free on the disk)."""
         used = sum(record["size"] for record in self._records())
         return used, used + shutil.disk_usage(self.root).free
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _parts(key: BlobKey) -> tuple[str, str, str, str]:
@@ -430,6 +447,10 @@ class FileBlobStore:
     async def read(self, key: BlobKey) -> bytes:
         """The bytes of a small file."""
         return await self._storage.call(lambda: self._storage.use(key, Path.read_bytes))
+
+    async def verify(self, key: BlobKey) -> bool:
+        """Whether the bytes still are what was stored."""
+        return await self._storage.call(lambda: self._storage.verify(key))
 
     async def delete(self, keys: Collection[BlobKey]) -> None:
         """Remove files."""

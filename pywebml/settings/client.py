@@ -1,36 +1,60 @@
-"""A Remote Settings client: collections in the document store, attachments in the blob store."""
+"""A Remote Settings client: collections in the document store, attachments in the blob store.
+
+Nothing is stored before its signature has been checked, in memory. What was stored stays until something newer passes.
+Source: mozilla/remote-settings, `docs/client-specifications.rst`; Firefox, `services/settings`.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from typing import Any, TypeAlias
+from urllib.parse import urlencode, urlsplit
 
-from pywebml.errors import AttachmentError, OptionsError, SettingsNetworkError, SettingsResponseError
-from pywebml.platform import BlobKey, NetworkError, Platform, Response
-from pywebml.progress import EventType, ProgressCallback, TransferProgress, ignore_progress
-from pywebml.settings.protocol import (
-    Attachment,
-    Changeset,
-    attachment_url,
-    parse_attachment,
-    parse_changeset,
-    parse_monitor,
-    parse_root,
+from pywebml.errors import (
+    OptionsError,
+    SettingsError,
+    SettingsNetworkError,
+    SignatureError,
+    StaleSettingsError,
+    UnknownCollectionError,
 )
+from pywebml.platform import BlobKey, Environment, Platform
+from pywebml.progress import ProgressCallback, ignore_progress
+from pywebml.settings.attachments import Attachments
+from pywebml.settings.filters import filter_context, filter_records
+from pywebml.settings.protocol import Changeset, parse_changeset, parse_monitor
+from pywebml.settings.server import SettingsServer
+from pywebml.settings.signature import PRODUCTION_ROOT_SHA256, SIGNER_NAME, verify
+from pywebml.settings.stored import Dump, StoredCollection
 from pywebml.sharing import SharedWork
 
-_KIND = "attachment"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,254}")
-_LARGEST_ANSWER = 32 * 1024 * 1024
+
+_logger = logging.getLogger("pywebml")
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose records are believed.
+
+    Attributes:
+        root_sha256: SHA-256 of the root certificate's DER, hexadecimal. Default: Mozilla's production root.
+        signer_name: The only name that the signer's certificate may have.
+        unsigned: Believe whatever the server says. Only for a server on the page's own origin; outside browsers, only
+            on this machine.
+    """
+
+    root_sha256: str = PRODUCTION_ROOT_SHA256
+    signer_name: str = SIGNER_NAME
+    unsigned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync changed.
+    """What a sync changed, among the records that pass their filters here.
 
     Attributes:
         created: Records that are new.
@@ -42,13 +66,14 @@ class SyncResult:
     updated: list[dict[str, dict[str, Any]]]
     deleted: list[dict[str, Any]]
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing changed."""
+        return not (self.created or self.updated or self.deleted)
 
-@dataclass(frozen=True, slots=True)
-class _Local:
-    """A stored collection."""
 
-    timestamp: int
-    records: dict[str, dict[str, Any]]
+SyncListener: TypeAlias = Callable[[str, SyncResult], None]
+DumpReader: TypeAlias = Callable[[str, str], Dump | None]
 
 
 class RemoteSettings:
@@ -58,39 +83,99 @@ class RemoteSettings:
         platform: Where requests go out and answers are kept.
         server_url: With the version: `https://settings.example/v1`; or relative to the page.
         bucket: Of the collections.
+        trust: Whose records are believed.
+        read_dump: From bucket and collection to the packaged records, for when there is nothing better.
+        filter_values: Laid over the names that filters see (`pywebml.settings.filters`).
+        retry_seconds: How long to wait before an attachment is asked for again; twice as long each time.
 
     Raises:
-        OptionsError: `server_url` is not usable.
+        OptionsError: `server_url` is not usable, or may not be trusted without signatures.
     """
 
-    def __init__(self, platform: Platform, server_url: str, *, bucket: str = "main") -> None:
-        self.server_url = _check_server(server_url, platform.environment.base_url)
+    def __init__(
+        self,
+        platform: Platform,
+        server_url: str,
+        *,
+        bucket: str = "main",
+        trust: Trust | None = None,
+        read_dump: DumpReader | None = None,
+        filter_values: Mapping[str, Any] | None = None,
+        retry_seconds: float = 0.5,
+    ) -> None:
+        self._server = SettingsServer(platform, server_url)
+        self._trust = trust or Trust()
+        if self._trust.unsigned:
+            _check_own(self._server.url, platform.environment)
         self._platform = platform
         self._bucket = _check_name(bucket)
+        self._read_dump = read_dump or (lambda bucket, collection: None)
+        self.filter_values = dict(filter_values or {})
+        self._attachments = Attachments(platform, self._server, self._owner, retry_seconds)
         self._syncs: SharedWork[str, SyncResult] = SharedWork()
-        self._downloads: SharedWork[BlobKey, BlobKey] = SharedWork()
+        self._listeners: list[SyncListener] = []
 
-    async def get(self, collection: str, *, sync_if_empty: bool = True) -> list[dict[str, Any]]:
-        """The records of a collection, newest first.
+    @property
+    def server_url(self) -> str:
+        """The server's address, absolute, without a slash at its end."""
+        return self._server.url
+
+    @property
+    def alert(self) -> Mapping[str, str] | None:
+        """What the server last told its users, in its `Alert` header: `code`, `message`, `url`."""
+        return self._server.alert
+
+    def on_sync(self, listener: SyncListener) -> Callable[[], None]:
+        """Have `listener` called with collection and result after every sync that changed something.
+
+        Returns:
+            Call it to stop listening.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    async def get(self, collection: str, *, sync_if_empty: bool = True, verify: bool = False) -> list[dict[str, Any]]:
+        """The records of a collection whose filters let them pass, newest first.
 
         Args:
             collection: Its name.
             sync_if_empty: Whether to ask the server when nothing is stored. What is stored is returned without any
-                request.
+                request. When the server does not help, the records of the package are returned, if it has any.
+            verify: Whether to check the signature of what is stored once more.
 
         Raises:
             SettingsNetworkError: The server could not be reached or answered with an error status.
             SettingsResponseError: The server answered something that is not the protocol.
+            SignatureError: The server's records, or (with `verify`) the stored ones, are not the signer's.
         """
-        local = await self._load(collection)
-        if local is None and sync_if_empty:
-            await self.sync(collection)
-            local = await self._load(collection)
-        records = list(local.records.values()) if local else []
-        return sorted(records, key=lambda record: (-record["last_modified"], record["id"]))
+        stored = await self._load(collection)
+        dump = self._dump(collection)
+        if stored is None and sync_if_empty:
+            try:
+                await self.sync(collection)
+            except SettingsError as error:
+                if dump is None:
+                    raise
+                _logger.warning("The records of %s are those of the package: %s", collection, error)
+            stored = await self._load(collection)
+        if stored is not None and verify:
+            await self._reverify(collection, stored)
+        return self._visible(_newer(stored, dump))
 
     async def sync(self, collection: str) -> SyncResult:
-        """Bring a collection up to date; what is stored stays when that fails. Raises as `get`."""
+        """Bring a collection up to date. Callers at the same time share one sync.
+
+        Raises:
+            SettingsNetworkError: The server, or a certificate chain, could not be fetched.
+            SettingsBackoffError: The server has asked to be left alone.
+            SettingsResponseError: The server answered something that is not the protocol.
+            UnknownCollectionError: The server has no such collection.
+            StaleSettingsError: The server answered something older than what is stored.
+            SignatureError: The records are not the signer's, not even when all of them are fetched anew.
+
+            Whatever is raised, the last good records stay.
+        """
+        _check_name(collection)
         return await self._syncs.do(collection, lambda emit: self._sync(collection))
 
     async def attachment(
@@ -104,183 +189,177 @@ class RemoteSettings:
             on_progress: As for a model's file: `loading_from_cache` or `downloading`.
 
         Returns:
-            The file's name in the store. Its size and hash are those of the record.
+            The file's name in the store. Its size and hash are those of the record; a stored file is hashed again.
 
         Raises:
-            AttachmentError: The record's `attachment` is not usable, or the bytes are not the ones that it describes.
+            AttachmentError: The record's `attachment` is not usable, or the bytes are not the ones that it describes,
+                after three more tries.
             SettingsNetworkError: The server could not be reached or answered with an error status.
             SettingsResponseError: The server's root is not that of a Remote Settings server.
         """
-        attachment = parse_attachment(record, _check_name(collection))
-        key = BlobKey(_KIND, self._owner(collection), str(record.get("id")), attachment.filename)
-        return await self._downloads.do(key, lambda emit: self._obtain(key, attachment, emit), on_progress)
+        return await self._attachments.obtain(_check_name(collection), record, on_progress)
 
-    # Collections
+    async def fetch_bundle(self, collection: str) -> int:
+        """Store all attachments of a collection from its bundle, one ZIP file, where the server makes one.
+
+        Returns:
+            How many of its files were stored. Those that do not fit their records were left out; `attachment` fetches
+            them one by one.
+
+        Raises:
+            SettingsNetworkError: The server could not be reached or answered with an error status.
+            AttachmentError: The server makes no bundle of this collection, or it is no ZIP file.
+        """
+        stored = await self._load(collection)
+        if stored is None:
+            await self.sync(collection)
+            stored = await self._load(collection)
+        bundled = stored is not None and stored.metadata.get("attachment")
+        return await self._attachments.fetch_bundle(
+            self._bucket,
+            collection,
+            list(stored.records.values()) if stored is not None else [],
+            offered=isinstance(bundled, dict) and bundled.get("bundle") is True,
+        )
+
+    async def prune_attachments(self, collection: str) -> None:
+        """Delete the stored files of a collection that no record asks for."""
+        current = _newer(await self._load(collection), self._dump(collection))
+        await self._attachments.prune(_check_name(collection), current)
 
     async def _sync(self, collection: str) -> SyncResult:
-        local = await self._load(collection)
+        await self._server.check_backoff()
+        stored = await self._load(collection)
+        dump = self._dump(collection)
+        shown = self._visible(_newer(stored, dump))
         # The monitor tells the newest timestamp, so that nothing is fetched when nothing has changed.
         newest = await self._newest(collection)
-        if local is not None and newest <= local.timestamp:
+        if stored is not None and newest <= stored.timestamp:
             return SyncResult([], [], [])
-        query: dict[str, str | int] = {"_expected": newest}
-        if local is not None:
-            query["_since"] = local.timestamp
-        url = f"{self._collection_url(self._bucket, collection)}/changeset?{urlencode(query)}"
-        changeset = parse_changeset(await self._read(url), url)
-        # A cache on the way can answer with what was true before.
-        if local is not None and changeset.timestamp < local.timestamp:
-            return SyncResult([], [], [])
-        records = _merge(local, changeset)
-        before = local.records if local else {}
-        await self._platform.documents.put(
-            self._document(collection),
-            {"timestamp": changeset.timestamp, "metadata": changeset.metadata, "records": records},
-        )
-        result = _compare(before, records)
-        await self._drop_attachments(collection, {record["id"] for record in result.deleted})
+        try:
+            fresh = await self._fetch(collection, newest, stored)
+        except SignatureError:
+            # Either the answer is wrong, or what it was merged into has been changed here.
+            if stored is not None and not await self._still_good(collection, stored):
+                await self._platform.documents.delete(self._document(collection))
+                stored = None
+            fresh = await self._fetch(collection, newest, None)
+        floor = max(stored.timestamp if stored else 0, dump.timestamp if dump else 0)
+        # A cache on the way, or somebody who replays a signed set, can answer with what was true before.
+        if fresh.timestamp < floor:
+            if stored is None or await self._still_good(collection, stored):
+                raise _stale(collection, fresh.timestamp, floor)
+            fresh = await self._fetch(collection, newest, None)
+        await self._platform.documents.put(self._document(collection), fresh.to_document())
+        await self._attachments.prune(collection, fresh.records)
+        result = _compare(shown, self._visible(_newer(fresh, dump)))
+        if not result.empty:
+            for listener in list(self._listeners):
+                listener(collection, result)
         return result
 
     async def _newest(self, collection: str) -> int:
         query = urlencode({"_expected": 0, "bucket": self._bucket, "collection": collection})
         url = f"{self._collection_url('monitor', 'changes')}/changeset?{query}"
-        newest = parse_monitor(await self._read(url), url, self._bucket, collection)
+        newest = parse_monitor(await self._server.read(url), url, self._bucket, collection)
         if newest is None:
-            raise SettingsResponseError(
+            raise UnknownCollectionError(
                 f"{self.server_url} has no collection {collection!r} in bucket {self._bucket!r}. Check its name and "
                 "the address of the settings server.",
                 url=url,
+                collection=collection,
             )
         return newest
 
-    async def _load(self, collection: str) -> _Local | None:
-        """What is stored; None also when it is not what we store."""
-        stored = await self._platform.documents.get(self._document(collection))
-        if not isinstance(stored, dict):
-            return None
-        timestamp, records = stored.get("timestamp"), stored.get("records")
-        if type(timestamp) is not int or not isinstance(records, dict):
-            return None
-        for name, record in records.items():
-            if not isinstance(record, dict) or record.get("id") != name:
-                return None
-            if type(record.get("last_modified")) is not int:
-                return None
-        return _Local(timestamp, records)
-
-    # Attachments
-
-    async def _obtain(self, key: BlobKey, attachment: Attachment, emit: ProgressCallback) -> BlobKey:
-        stored = await self._platform.blobs.info(key)
-        if stored is not None and (stored.size, stored.sha256) == (attachment.size, attachment.sha256):
-            progress = _progress(emit, "loading_from_cache", key, str(stored.metadata.get("url", "")))
-            progress.initiate()
-            progress.expect(stored.size)
-            progress.done()
-            return key
-        base, fresh = await self._attachments_base()
+    async def _fetch(self, collection: str, newest: int, since: StoredCollection | None) -> StoredCollection:
+        """The collection as the server has it now, its signature checked."""
+        address = f"{self._collection_url(self._bucket, collection)}/changeset"
+        url = f"{address}?{urlencode({'_expected': newest} | ({'_since': since.timestamp} if since else {}))}"
         try:
-            await self._download(key, attachment, attachment_url(base, attachment), emit)
-        except SettingsNetworkError:
-            # The server may have moved its attachments since we asked where they are.
-            newer = base if fresh else (await self._attachments_base(ask=True))[0]
-            if newer == base:
+            answer = await self._server.read(url)
+        except SettingsNetworkError as error:
+            # The server does not know our timestamp any more.
+            if since is None or error.details.get("status") != 400:
                 raise
-            await self._download(key, attachment, attachment_url(newer, attachment), emit)
-        others = await self._platform.blobs.list(_KIND)
-        await self._platform.blobs.delete(
-            [o.key for o in others if (o.key.owner, o.key.revision) == (key.owner, key.revision) and o.key != key]
+            return await self._fetch(collection, newest, None)
+        changeset = parse_changeset(answer, url)
+        records = _merge(since, changeset)
+        chains: dict[str, str] = {}
+
+        async def fetch_chain(x5u: str) -> bytes:
+            chain = await self._server.read_chain(x5u)
+            chains[x5u] = chain.decode("latin-1")
+            return chain
+
+        verified = None
+        if not self._trust.unsigned:
+            verified = self._platform.now()
+            await self._verify(collection, changeset.timestamp, records, changeset.metadata, fetch_chain, verified)
+        return StoredCollection(changeset.timestamp, records, changeset.metadata, chains, verified)
+
+    async def _verify(
+        self,
+        collection: str,
+        timestamp: int,
+        records: Mapping[str, dict[str, Any]],
+        metadata: Mapping[str, Any],
+        fetch_chain: Callable[[str], Any],
+        now: float,
+    ) -> None:
+        await verify(
+            self._platform,
+            fetch_chain,
+            collection=collection,
+            records=records.values(),
+            timestamp=timestamp,
+            metadata=metadata,
+            now=now,
+            root_sha256=self._trust.root_sha256,
+            signer_name=self._trust.signer_name,
         )
-        return key
 
-    async def _download(self, key: BlobKey, attachment: Attachment, url: str, emit: ProgressCallback) -> None:
-        progress = _progress(emit, "downloading", key, url)
-        progress.initiate()
-        progress.expect(attachment.size)
-        try:
-            await self._transfer(key, attachment, url, progress)
-        except BaseException:
-            progress.done(ok=False)
-            raise
-        progress.done()
+    async def _reverify(self, collection: str, stored: StoredCollection) -> None:
+        """Check what is stored as of the day when it was accepted: a signer's certificate expires, good data does not.
 
-    async def _transfer(self, key: BlobKey, attachment: Attachment, url: str, progress: TransferProgress) -> None:
-        response = await self._answer(url)
-        try:
-            writer = await self._platform.blobs.open_writer(key)
-            try:
-                try:
-                    await response.save(writer, progress.advance)
-                except NetworkError as error:
-                    raise SettingsNetworkError(
-                        f"The download of {url} broke off: {error}. Check the connection and try again.", url=url
-                    ) from error
-                size, sha256 = await writer.finish()
-                if (size, sha256) != (attachment.size, attachment.sha256):
-                    raise AttachmentError(
-                        f"The bytes of {url} are not those of its record: {size} bytes with SHA-256 {sha256}, not "
-                        f"{attachment.size} with {attachment.sha256}. Nothing was stored; try again, and if that "
-                        "does not help, tell the owner of the settings server.",
-                        url=url,
-                        expected={"size": attachment.size, "sha256": attachment.sha256},
-                        received={"size": size, "sha256": sha256},
-                    )
-                await writer.commit({"url": url, "contentType": response.headers.get("content-type", "")})
-            except BaseException:
-                # Shielded: a second cancellation must not leave half a file.
-                await asyncio.shield(writer.abort())
-                raise
-        finally:
-            await response.close()
-
-    async def _attachments_base(self, *, ask: bool = False) -> tuple[str, bool]:
-        """Where attachments are, and whether the server has just told."""
-        name = f"settings-root/{self.server_url}"
-        stored = None if ask else await self._platform.documents.get(name)
-        if isinstance(stored, str):
-            return stored, False
-        url = f"{self.server_url}/"
-        base = parse_root(await self._read(url), url)
-        await self._platform.documents.put(name, base)
-        return base, True
-
-    async def _drop_attachments(self, collection: str, record_ids: set[str]) -> None:
-        if not record_ids:
+        Without any request: the chains were stored with the records.
+        """
+        if self._trust.unsigned:
             return
-        owner = self._owner(collection)
-        stored = await self._platform.blobs.list(_KIND)
-        await self._platform.blobs.delete(
-            [info.key for info in stored if info.key.owner == owner and info.key.revision in record_ids]
+
+        async def stored_chain(x5u: str) -> bytes:
+            # What is not there verifies nothing.
+            return stored.chains.get(x5u, "").encode("latin-1", "replace")
+
+        now = self._platform.now()
+        await self._verify(
+            collection,
+            stored.timestamp,
+            stored.records,
+            stored.metadata,
+            stored_chain,
+            now if stored.verified is None else min(stored.verified, now),
         )
 
-    # Requests and names
-
-    async def _read(self, url: str) -> bytes:
-        response = await self._answer(url)
+    async def _still_good(self, collection: str, stored: StoredCollection) -> bool:
         try:
-            return await response.read(_LARGEST_ANSWER)
-        except NetworkError as error:
-            raise SettingsNetworkError(f"The answer of {url} broke off: {error}.", url=url) from error
-        finally:
-            await response.close()
+            await self._reverify(collection, stored)
+        except SignatureError as error:
+            _logger.warning("What is stored of %s has been changed and is fetched anew: %s", collection, error)
+            return False
+        return True
 
-    async def _answer(self, url: str) -> Response:
-        try:
-            response = await self._platform.request(url)
-        except NetworkError as error:
-            raise SettingsNetworkError(
-                f"The settings server could not be reached at {url}: {error}. Check the connection and the address; "
-                "in a page the server must also allow requests from the page's origin (CORS).",
-                url=url,
-            ) from error
-        if response.status != 200:
-            await response.close()
-            raise SettingsNetworkError(
-                f"The settings server answered {response.status} for {url}. Check its address, or try again later.",
-                url=url,
-                status=response.status,
-            )
-        return response
+    async def _load(self, collection: str) -> StoredCollection | None:
+        """What is stored; None also when it is not what we store."""
+        stored = StoredCollection.from_document(await self._platform.documents.get(self._document(collection)))
+        # What was accepted without a signature does not count once signatures are asked for.
+        return None if stored is not None and stored.verified is None and not self._trust.unsigned else stored
+
+    def _dump(self, collection: str) -> Dump | None:
+        return self._read_dump(self._bucket, _check_name(collection))
+
+    def _visible(self, records: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        newest_first = sorted(records.values(), key=lambda record: (-record["last_modified"], record["id"]))
+        return filter_records(newest_first, filter_context(self._platform.environment, self.filter_values))
 
     def _collection_url(self, bucket: str, collection: str) -> str:
         return f"{self.server_url}/buckets/{bucket}/collections/{_check_name(collection)}"
@@ -293,23 +372,21 @@ class RemoteSettings:
         return f"{parts.netloc.lower()}{parts.path}/{self._bucket}/{collection}"
 
 
-def _check_server(server_url: str, base_url: str) -> str:
-    """The server's address, absolute, without a slash at its end."""
-    try:
-        absolute = urljoin(base_url, server_url)
-        parts = urlsplit(absolute)
-        port = parts.port
-    except ValueError:
-        absolute, parts, port = "", urlsplit(""), None
-    plain = parts.username is None and not parts.query and not parts.fragment and port != 0
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not plain:
+def _check_own(server_url: str, environment: Environment) -> None:
+    """Refuse to trust another origin without signatures."""
+    server, page = urlsplit(server_url), urlsplit(environment.base_url)
+    if page.netloc:
+        own = (server.scheme, server.netloc.lower()) == (page.scheme, page.netloc.lower())
+    else:
+        own = server.hostname in {"localhost", "127.0.0.1", "::1"}
+    if not own:
         raise OptionsError(
-            f"{server_url!r} cannot be a settings server. Give an http or https address with its version, like "
-            "'https://settings.example/v1', without query, fragment or password.",
-            field="settingsServer",
+            f"The settings server {server_url} may not be trusted without signatures: allowUnsignedSettings is for a "
+            "mirror on the page's own origin (outside browsers: on this machine). Sign its collections with "
+            "'pywebml settings', and give settingsRootHash.",
+            field="allowUnsignedSettings",
             value=server_url,
         )
-    return absolute.rstrip("/")
 
 
 def _check_name(name: str) -> str:
@@ -323,7 +400,14 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _merge(local: _Local | None, changeset: Changeset) -> dict[str, dict[str, Any]]:
+def _newer(stored: StoredCollection | None, dump: Dump | None) -> Mapping[str, dict[str, Any]]:
+    """A newer package can know more than an older visit."""
+    if stored is not None and (dump is None or stored.timestamp >= dump.timestamp):
+        return stored.records
+    return dump.records if dump is not None else {}
+
+
+def _merge(local: StoredCollection | None, changeset: Changeset) -> dict[str, dict[str, Any]]:
     """The records after a changeset, by id."""
     # A mirror of plain files, or a server that does not know our timestamp, answers with the whole collection:
     # then something in it is not newer than what we asked for, or the mirror says so.
@@ -341,18 +425,22 @@ def _merge(local: _Local | None, changeset: Changeset) -> dict[str, dict[str, An
     return records
 
 
-def _compare(before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]) -> SyncResult:
+def _compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> SyncResult:
+    old, new = ({record["id"]: record for record in records} for records in (before, after))
     return SyncResult(
-        created=[record for name, record in after.items() if name not in before],
+        created=[record for name, record in new.items() if name not in old],
         updated=[
-            {"old": before[name], "new": record}
-            for name, record in after.items()
-            if name in before and before[name] != record
+            {"old": old[name], "new": record} for name, record in new.items() if name in old and old[name] != record
         ],
-        deleted=[record for name, record in before.items() if name not in after],
+        deleted=[record for name, record in old.items() if name not in new],
     )
 
 
-def _progress(emit: ProgressCallback, event_type: EventType, key: BlobKey, url: str) -> TransferProgress:
-    metadata = {"model": key.owner, "revision": key.revision, "file": key.path, "url": url, "taskName": None}
-    return TransferProgress(emit, event_type, url, metadata)
+def _stale(collection: str, received: int, stored: int) -> StaleSettingsError:
+    return StaleSettingsError(
+        f"The settings server answered an older state of {collection} ({received}) than the one that is stored "
+        f"({stored}). The stored one was kept. Try again later; if that does not help, tell the owner of the server.",
+        collection=collection,
+        received=received,
+        stored=stored,
+    )

@@ -38,6 +38,33 @@ class Changeset:
 
 
 @dataclass(frozen=True, slots=True)
+class Root:
+    """What a server's root says.
+
+    Attributes:
+        attachments_base: Where attachments are: absolute, with a slash at its end.
+        chains_base: What a relative `x5u` is relative to, in the same form; None when the server does not say.
+    """
+
+    attachments_base: str
+    chains_base: str | None
+
+    def to_stored(self) -> dict[str, str | None]:
+        """Plain data."""
+        return {"attachmentsBase": self.attachments_base, "chainsBase": self.chains_base}
+
+    @classmethod
+    def from_stored(cls, value: object) -> Root | None:
+        """From `to_stored`; None for anything else."""
+        if not isinstance(value, dict):
+            return None
+        attachments, chains = value.get("attachmentsBase"), value.get("chainsBase")
+        if not isinstance(attachments, str) or not isinstance(chains, str | None):
+            return None
+        return cls(attachments, chains)
+
+
+@dataclass(frozen=True, slots=True)
 class Attachment:
     """The file of a record.
 
@@ -72,21 +99,31 @@ def parse_object(data: bytes, url: str) -> dict[str, Any]:
     return answer
 
 
-def parse_root(data: bytes, url: str) -> str:
-    """Where the server's attachments are: absolute, with a slash at its end."""
+def parse_root(data: bytes, url: str) -> Root:
+    """The answer of a server's root."""
     capabilities = parse_object(data, url).get("capabilities")
-    attachments = capabilities.get("attachments") if isinstance(capabilities, dict) else None
-    base = attachments.get("base_url") if isinstance(attachments, dict) else None
-    if not isinstance(base, str) or not base:
-        raise _wrong(url, f"capabilities.attachments.base_url is {base!r} and no address")
+    if not isinstance(capabilities, dict):
+        raise _wrong(url, "it has no object 'capabilities'")
+    attachments = _base(capabilities, "attachments", "base_url", url)
+    if attachments is None:
+        raise _wrong(url, "capabilities.attachments.base_url is not there")
+    return Root(attachments, _base(capabilities, "changes", "certs_chains_base_url", url))
+
+
+def _base(capabilities: Mapping[str, Any], capability: str, field: str, url: str) -> str | None:
+    """An address of the root, absolute and with a slash at its end; None when it has none."""
+    values = capabilities.get(capability)
+    base = values.get(field) if isinstance(values, dict) else None
+    if base is None:
+        return None
     try:
-        absolute = urljoin(url, base)
+        absolute = urljoin(url, base) if isinstance(base, str) and base else ""
         parts = urlsplit(absolute)
         usable = parts.scheme in {"http", "https"} and parts.hostname and not parts.query and not parts.fragment
     except ValueError:
         usable = False
     if not usable:
-        raise _wrong(url, f"capabilities.attachments.base_url is {base!r}, which is no http or https address")
+        raise _wrong(url, f"capabilities.{capability}.{field} is {str(base)[:200]!r}, which is no http or https address")
     return absolute if absolute.endswith("/") else f"{absolute}/"
 
 

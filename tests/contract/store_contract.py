@@ -262,6 +262,14 @@ async def document_comes_back_as_it_was(platform: Platform) -> None:
     assert await documents.get("contract/a") is None
 
 
+async def whole_file_verifies_and_a_missing_one_does_not(platform: Platform) -> None:
+    name = key("verified.bin")
+    assert not await platform.blobs.verify(name)
+    await put(platform, name, bytes(range(256)) * 20_000)
+    assert await platform.blobs.verify(name)
+    await platform.blobs.delete([name])
+
+
 async def opening_that_is_cancelled_gives_its_writer_back(platform: Platform) -> None:
     # At every point of the way to the database and back.
     for turns in range(8):
@@ -296,6 +304,7 @@ CONTRACT: tuple[Callable[[Platform], Awaitable[None]], ...] = (
     usage_grows_and_shrinks_with_the_files,
     persist_answers_yes_or_no,
     cancelled_writer_leaves_nothing_after_abort,
+    whole_file_verifies_and_a_missing_one_does_not,
     opening_that_is_cancelled_gives_its_writer_back,
     document_comes_back_as_it_was,
 )

@@ -7,11 +7,14 @@
 
 import { NamedError } from "../errors.ts";
 import type { BlobKey } from "../protocol.ts";
+import { verifySignature } from "./crypto.ts";
 import { type ByteSink, request } from "./http.ts";
 import { startSessionWorker } from "./sessions.ts";
 import { type FileRecord, openStore, type Store, type StoreWriter } from "./store.ts";
 
 declare const __ORT_VERSION__: string;
+/** SHA-256 of the root that signs the settings mirror of this build. */
+declare const __SETTINGS_ROOT_HASH__: string;
 
 export interface BridgeOptions {
   /** Address of `session.mjs`. */
@@ -37,6 +40,7 @@ export function createBridge(options: BridgeOptions) {
     environment: (): string => JSON.stringify(environment(options.baseUrl)),
 
     request,
+    verifySignature,
 
     openWriter: async (key: BlobKey): Promise<BridgeWriter> =>
       new BridgeWriter(await (await store()).openWriter(key)),
@@ -46,6 +50,7 @@ export function createBridge(options: BridgeOptions) {
     },
     list: async (kind: string): Promise<string> => JSON.stringify(await (await store()).list(kind)),
     read: async (key: BlobKey): Promise<Uint8Array> => (await store()).read(key),
+    verify: async (key: BlobKey): Promise<boolean> => (await store()).verify(key),
     delete: async (keys: BlobKey[]): Promise<void> => (await store()).delete(keys),
     usage: async (): Promise<[number, number]> => (await store()).usage(),
     persist: async (): Promise<boolean> => (await store()).persist(),
@@ -99,6 +104,9 @@ function environment(baseUrl: string | undefined) {
     locale: navigator.language,
     osName: osName(navigator.userAgent),
     runtimeVersion: __ORT_VERSION__,
+    settingsRootHash: __SETTINGS_ROOT_HASH__,
+    deviceMemory: (navigator as { deviceMemory?: number }).deviceMemory ?? null,
+    webgpu: "gpu" in navigator,
   };
 }
 

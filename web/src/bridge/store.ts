@@ -5,6 +5,7 @@
  * and whoever opens the store later removes the parts of writers that died.
  */
 
+import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { openDB } from "idb";
 import { NamedError } from "../errors.ts";
@@ -123,6 +124,26 @@ export class Store {
       throw replacedError(key);
     }
     return bytes;
+  }
+
+  /** Whether the bytes are all there and still have the SHA-256 they were stored with. */
+  async verify(key: BlobKey): Promise<boolean> {
+    const record = await this.info(key);
+    if (record === undefined) {
+      return false;
+    }
+    const hash = sha256.create();
+    try {
+      for await (const part of this.parts(key)) {
+        hash.update(part);
+      }
+    } catch (error) {
+      if (error instanceof NamedError && error.name === "StoreError") {
+        return false;
+      }
+      throw error;
+    }
+    return bytesToHex(hash.digest()) === record.sha256;
   }
 
   /** Removes files in one step; names that do not exist are passed over. */
