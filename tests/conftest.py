@@ -42,7 +42,7 @@ async def surroundings(
     """The package works on `platform` with the hub `hub/` of `server`; engines, tasks and settings go afterwards."""
     monkeypatch.setattr(options, "_configuration", Configuration())
     monkeypatch.setattr(base, "_tasks", dict(base._tasks))
-    configure(hub_root_url=f"{server.url}/hub/")
+    configure(hub_root_url=f"{server.url}/hub/", allow_unsigned_settings=True)
     set_platform(platform)
     yield
     for engine in list_engines():

@@ -4,27 +4,33 @@
     {mirror}/buckets/monitor/collections/changes/changeset                which collections changed when
     {mirror}/buckets/{bucket}/collections/{collection}/changeset          all records of a collection
     {mirror}/attachments/{bucket}-workspace/{collection}/{uuid}{suffix}   files of records
+    {mirror}/chains/{name}.pem                                            the signer's certificates, leaf first
 
 Static hosts pass over query strings, so `_expected` and `_since` always get the full answer. They answer a folder with
 its `index.html`, so the root's JSON has that name, whatever content type it gets. `attachments.base_url` is relative
-to the root, so that a mirror works at any address.
+to the root, and so is `x5u` to `changes.certs_chains_base_url`, so that a mirror works at any address.
 
 Source: Remote Settings client specification (changeset, monitor, attachments).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pywebml.errors import RecordError
 from pywebml.prepare.layout import folder_in_one_step, sha256_of
+
+if TYPE_CHECKING:
+    from pywebml.prepare.signing import Signer
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 """What a record may hold. No floats: signers and clients write them differently, so signatures would not verify."""
@@ -37,6 +43,7 @@ MAX_INTEGER = 2**53 - 1
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _MIME_TYPE = re.compile(r"[a-z]+/[A-Za-z0-9.+-]+")
+_CHAINS = "chains"
 _OWN_FIELDS = ("id", "last_modified", "attachment", "deleted")
 
 
@@ -75,12 +82,13 @@ class MirrorCollection:
     attachments: Mapping[str, MirrorAttachment] = field(default_factory=dict)
 
 
-def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection]) -> None:
+def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection], signer: Signer | None = None) -> None:
     """Write a mirror in one step, replacing the one that is there. The same collections give the same bytes.
 
     Args:
         mirror_dir: The server's root, such as `dist/v1`.
         collections: At least what the clients ask for; a collection without records answers with an empty set.
+        signer: Signs each of them. Without one, clients must be told to do without signatures.
 
     Raises:
         RecordError: A record or an attachment cannot be published.
@@ -94,18 +102,24 @@ def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection]) -> N
             raise _refuse(name, f"'{bucket}/{name}' is there twice")
     with folder_in_one_step(mirror_dir) as root:
         changes: list[dict[str, Json]] = []
+        x5u = _write_chain(root, signer)
         for collection in collections:
+            records = _published_records(root, collection)
+            signatures: list[dict[str, str]] = []
+            if signer is not None:
+                signatures.append(signer.entry(records, collection.timestamp, x5u, collection=collection.collection))
             _write_changeset(
                 root,
                 collection.bucket,
                 collection.collection,
                 collection.timestamp,
-                _published_records(root, collection),
+                records,
                 {
                     "id": collection.collection,
                     "bucket": collection.bucket,
                     "last_modified": collection.timestamp,
-                    "signatures": [],
+                    "signatures": signatures,
+                    **({"signature": signatures[0]} if signatures else {}),
                     # A host of plain files answers `_since` with everything; this says so, and clients drop the rest.
                     "complete": True,
                 },
@@ -124,6 +138,20 @@ def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection]) -> N
         _write(root / "index.html", _root_answer())
 
 
+def write_dump(folder: Path, collection: MirrorCollection) -> None:
+    """Write `{folder}/{bucket}/{collection}.json`, what a package brings along for the first visit without a network.
+
+    Raises:
+        RecordError: A record or an attachment cannot be published.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        records = _published_records(Path(scratch), collection)
+    target = folder / collection.bucket / f"{collection.collection}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"data": records, "timestamp": collection.timestamp}, indent=2, sort_keys=True)
+    target.write_text(f"{text}\n", encoding="utf-8")
+
+
 def _root_answer() -> Json:
     return {
         "project_name": "Remote Settings mirror",
@@ -133,8 +161,22 @@ def _root_answer() -> Json:
         "settings": {"readonly": True},
         "capabilities": {
             "attachments": {"description": "Files of records", "url": "", "base_url": "attachments/"},
+            "changes": {"description": "Signed collections", "url": "", "certs_chains_base_url": f"{_CHAINS}/"},
         },
     }
+
+
+def _write_chain(root: Path, signer: Signer | None) -> str:
+    """Publish the signer's certificates; returns their `x5u`."""
+    if signer is None:
+        return ""
+    chain = signer.chain_pem
+    # Named after its bytes: a renewed leaf gets a new address, so that no cache serves the old one.
+    name = f"{hashlib.sha256(chain).hexdigest()[:32]}.pem"
+    folder = root / _CHAINS
+    folder.mkdir()
+    (folder / name).write_bytes(chain)
+    return name
 
 
 def _write_changeset(
@@ -240,18 +282,24 @@ DEMO_EDITION = 1
 _DEMO_EPOCH_MS = 1_760_000_000_000
 
 
-def write_demo_mirror(mirror_dir: Path, runtime_wasm: Path, runtime_version: str) -> None:
-    """Write the mirror that the demo reads: the runtime, the options of its task, and an empty allow and deny list.
+def write_demo_mirror(mirror_dir: Path, runtime_wasm: Path, runtime_version: str, signer: Signer | None = None) -> None:
+    """Write the mirror that the demo reads.
 
     Args:
         mirror_dir: The server's root, such as `dist/v1`.
         runtime_wasm: ONNX Runtime's WASM file.
         runtime_version: Its version, such as `1.30.0`.
+        signer: Of the collections.
 
     Raises:
         RecordError: The file is missing, or the version is none.
         PrepareError: The disk failed.
     """
+    write_mirror(mirror_dir, demo_collections(runtime_wasm, runtime_version), signer)
+
+
+def demo_collections(runtime_wasm: Path, runtime_version: str) -> list[MirrorCollection]:
+    """The runtime, the options of the demo's task, and an empty allow and deny list. Raises `RecordError`."""
     timestamp = _demo_timestamp(runtime_version)
     runtime = MirrorCollection(
         bucket="main",
@@ -287,7 +335,7 @@ def write_demo_mirror(mirror_dir: Path, runtime_wasm: Path, runtime_version: str
         },
     )
     policy = MirrorCollection(bucket="main", collection="ml-model-allow-deny-list", timestamp=timestamp)
-    write_mirror(mirror_dir, [runtime, options, policy])
+    return [runtime, options, policy]
 
 
 def _demo_timestamp(runtime_version: str) -> int:

@@ -123,7 +123,9 @@ def _base(capabilities: Mapping[str, Any], capability: str, field: str, url: str
     except ValueError:
         usable = False
     if not usable:
-        raise _wrong(url, f"capabilities.{capability}.{field} is {str(base)[:200]!r}, which is no http or https address")
+        raise _wrong(
+            url, f"capabilities.{capability}.{field} is {str(base)[:200]!r}, which is no http or https address"
+        )
     return absolute if absolute.endswith("/") else f"{absolute}/"
 
 

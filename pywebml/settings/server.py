@@ -126,7 +126,9 @@ class SettingsServer:
         url = urljoin(base, x5u)
         scheme = urlsplit(url).scheme
         if scheme != "https" and (scheme != "http" or urlsplit(self.url).scheme != "http"):
-            raise SettingsResponseError(f"{x5u[:200]!r} is no address that a certificate chain can have.", url=url[:200])
+            raise SettingsResponseError(
+                f"{x5u[:200]!r} is no address that a certificate chain can have.", url=url[:200]
+            )
         return await self.read(url, _LARGEST_CHAIN)
 
     async def _heed(self, response: Response) -> None:

@@ -84,7 +84,7 @@ def parse_dump(data: bytes, name: str) -> Dump:
         values = None
     if not isinstance(values, dict):
         raise SettingsResponseError(f"{name} is no dump of a collection.", url=name)
-    changes = {"timestamp": values.get("timestamp"), "changes": values.get("data"), "metadata": {}}
+    changes: dict[str, Any] = {"timestamp": values.get("timestamp"), "changes": values.get("data"), "metadata": {}}
     changeset = parse_changeset(json.dumps(changes).encode(), name)
     return Dump(changeset.timestamp, {record["id"]: record for record in changeset.changes})
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import fcntl
 import hashlib
-import json
 import shutil
 import sys
 import time
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from web.build.licences import write_licences
 from web.build.manifest import write_manifest
-from web.build.paths import BUILD, CACHE, DIST, NODE_MODULES, ROOT
+from web.build.mirror import RUNTIME_WASM
+from web.build.paths import BUILD, CACHE, DIST, ROOT
 from web.build.pyodide_dist import add_package, assemble_runtime, package_version
 from web.build.steps import BuildError, Step, files_of, run_command, run_steps
 
-RUNTIME_WASM = NODE_MODULES / "onnxruntime-web" / "dist" / "ort-wasm-simd-threaded.wasm"
 CONVERTER = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors", "tokenizers")
 KEPT_MODELS = 2
 SOURCES_HINT = "Mend the sources that the message names and run the build again."
@@ -45,15 +45,13 @@ def _wheel() -> None:
         raise BuildError(f"The build of the wheel did not write {expected.relative_to(ROOT)}.")
 
 
+def _keys() -> None:
+    run_command([sys.executable, "-m", "web.build.mirror", "keys"], "keys", hint=SOURCES_HINT)
+
+
 def _mirror() -> None:
-    target = DIST / "v1"
-    shutil.rmtree(target, ignore_errors=True)
-    runtime_version = json.loads((NODE_MODULES / "onnxruntime-web" / "package.json").read_text())["version"]
-    code = (
-        "import sys; from pathlib import Path; from pywebml.prepare.mirror import write_demo_mirror; "
-        "write_demo_mirror(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
-    )
-    run_command([sys.executable, "-c", code, target, RUNTIME_WASM, runtime_version], "mirror", hint=SOURCES_HINT)
+    shutil.rmtree(DIST / "v1", ignore_errors=True)
+    run_command([sys.executable, "-m", "web.build.mirror", "mirror"], "mirror", hint=SOURCES_HINT)
 
 
 def _converter_versions() -> str:
@@ -97,9 +95,21 @@ def _model() -> None:
 
 STEPS = (
     Step(
+        name="keys",
+        title="Keys that sign the settings mirror",
+        inputs=("web/build/mirror.py", "pywebml/prepare/signing.py", "pywebml/prepare/signing_keys.py"),
+        outputs=("build/settings-root.json",),
+        run=_keys,
+        # So that a certificate that expires is noticed.
+        versions=lambda: f"{datetime.datetime.now(datetime.UTC):%Y-%m}",
+    ),
+    Step(
         name="bundle",
         title="Bundling the TypeScript",
-        inputs=("web/src", "web/build/bundle.mjs", "package-lock.json", "pyproject.toml"),
+        inputs=(
+            *("web/src", "web/build/bundle.mjs", "package-lock.json", "pyproject.toml"),
+            "build/settings-root.json",
+        ),
         outputs=(
             *(f"dist/{name}" for name in ("pywebml.*", "host.mjs*", "session.mjs*", "bridge.mjs*")),
             "pywebml/_web",
@@ -147,9 +157,13 @@ STEPS = (
     Step(
         name="mirror",
         title="Settings mirror",
-        inputs=("pywebml/prepare/mirror.py", str(RUNTIME_WASM.relative_to(ROOT))),
+        inputs=(
+            *("web/build/mirror.py", "pywebml/prepare/mirror.py", "pywebml/prepare/signing.py", "pywebml/settings"),
+            str(RUNTIME_WASM.relative_to(ROOT)),
+        ),
         outputs=("dist/v1",),
         run=_mirror,
+        after=("keys",),
     ),
     Step(
         name="model",

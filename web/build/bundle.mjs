@@ -30,6 +30,9 @@ const ortVersion = JSON.parse(readFileSync("node_modules/onnxruntime-web/package
 const version = /^version = "([^"]+)"/m.exec(readFileSync("pyproject.toml", "utf8"))?.[1];
 if (version === undefined) fail("pyproject.toml has no version.");
 
+const rootFile = "build/settings-root.json";
+const settingsRoot = existsSync(rootFile) ? JSON.parse(readFileSync(rootFile, "utf8")).sha256 : "";
+
 const common = {
   bundle: true,
   target: "es2022",
@@ -39,7 +42,11 @@ const common = {
   logLevel: "warning",
   // A classic script has no import.meta; sources that are built both ways ask for it and then for the script element.
   logOverride: { "empty-import-meta": "silent" },
-  define: { __ORT_VERSION__: JSON.stringify(ortVersion), __PYWEBML_VERSION__: JSON.stringify(version) },
+  define: {
+    __ORT_VERSION__: JSON.stringify(ortVersion),
+    __PYWEBML_VERSION__: JSON.stringify(version),
+    __SETTINGS_ROOT_HASH__: JSON.stringify(settingsRoot),
+  },
 };
 
 /** The runtime's glue imports these two under Node only. */
