@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,18 +12,28 @@ from typing import Any, Literal, TypeVar
 from weakref import WeakValueDictionary
 
 from pywebml.abort import AbortSignal, abortable
-from pywebml.errors import AbortError, EngineClosedError, InputError, OptionsError, SessionClosedError, TaskError
-from pywebml.loading import Loaded, load, resolve_options
+from pywebml.errors import (
+    AbortError,
+    EngineClosedError,
+    InputError,
+    OptionsError,
+    SessionClosedError,
+    StoreError,
+    TaskError,
+)
+from pywebml.loading import DEFAULT_REVISION, Loaded, load, resolve_options
 from pywebml.options import Configuration, PipelineOptions, get_configuration
 from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.progress import ProgressCallback, ignore_progress
-from pywebml.sources import revalidate, settings_client
+from pywebml.sources import model_hub, revalidate, settings_client
 
 EngineStatus = Literal["loading", "ready", "closed"]
 Result = TypeVar("Result")
 
 STOP_GRACE_SECONDS = 0.25
 """How long an aborted run may still finish by itself before its worker is stopped and the model loaded anew."""
+
+_logger = logging.getLogger("pywebml")
 
 _engine_numbers = itertools.count(1)
 
@@ -308,8 +319,30 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
         engine._start_idle_timer()
 
         if settings is not None:
+            # Whoever names a revision may want to keep others; the settings name the only one that counts.
+            if chosen.model_revision is None and resolved.model_revision != DEFAULT_REVISION:
+                await _purge_old_revisions(engine)
             revalidate(settings)
         return engine
+
+
+async def _purge_old_revisions(engine: Engine) -> None:
+    """Delete what the engine's task had of its model before the settings moved it to another revision."""
+    model = engine.options.model_id or ""
+    in_use: set[str] = set()
+    for live in _engines.values():
+        options = live.options
+        for name, revision in (
+            (options.model_id, options.model_revision),
+            (options.tokenizer_id or options.model_id, options.tokenizer_revision),
+        ):
+            if name == model and revision is not None:
+                in_use.add(revision)
+    hub = model_hub(engine._platform, engine._configuration, engine.options)
+    try:
+        await hub.delete_other_revisions(model, in_use, task_name=engine.options.task_name)
+    except StoreError as error:
+        _logger.warning("Old revisions of %s could not be deleted: %s", model, error)
 
 
 def _free_engine_id() -> str:

@@ -224,7 +224,7 @@ class Configuration:
             inside the installed package.
         settings_server: Remote Settings server or static mirror. Default: `v1/` below `assets_base`.
         settings_root_hash: SHA-256 of the root certificate under which the settings server signs, hexadecimal. Default:
-            that of the build's own mirror, when the server is the default one; else that of Mozilla's server.
+            that of the build's own mirror, for a server on the page's own origin; else that of Mozilla's server.
         allow_unsigned_settings: Whether to believe a settings server without signatures. Only for one on the page's own
             origin; outside browsers, only on this machine.
         hub_root_url: Root of the model hub. Default: `hub/` below `assets_base`.

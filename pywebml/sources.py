@@ -11,12 +11,10 @@ from pywebml.errors import OptionsError, PywebmlError
 from pywebml.hub import HUBS, ModelHub
 from pywebml.options import Configuration, PipelineOptions, get_configuration
 from pywebml.platform import Platform
-from pywebml.settings import PRODUCTION_ROOT_SHA256, RemoteSettings, Trust, packaged_dump
+from pywebml.settings import PRODUCTION_ROOT_SHA256, RemoteSettings, Trust, packaged_dump, same_origin
 
 RUNTIME_COLLECTION = "ml-onnx-runtime"
 OPTIONS_COLLECTION = "ml-inference-options"
-POLICY_COLLECTION = "ml-model-allow-deny-list"
-COLLECTIONS = (RUNTIME_COLLECTION, OPTIONS_COLLECTION, POLICY_COLLECTION)
 
 _logger = logging.getLogger("pywebml")
 
@@ -25,18 +23,19 @@ def settings_client(platform: Platform, configuration: Configuration | None = No
     """The configured settings client; None when no server is configured."""
     configuration = configuration or get_configuration()
     server, read_dump = configuration.settings_server, None
-    root = configuration.settings_root_hash
     if server is None and configuration.assets_base is not None:
         # What the package brings along belongs to the mirror that was built with it, and to no other server.
         server, read_dump = urljoin(_folder(configuration.assets_base), "v1/"), packaged_dump
-        root = root or platform.environment.settings_root_hash
     if server is None:
         return None
+    address = _absolute(platform, server)
+    built_with_us = read_dump is not None or same_origin(address, platform.environment.base_url)
+    root = configuration.settings_root_hash or (built_with_us and platform.environment.settings_root_hash)
     trust = Trust(root or PRODUCTION_ROOT_SHA256, unsigned=configuration.allow_unsigned_settings)
-    key = (id(platform), _absolute(platform, server), trust, read_dump is None)
+    key = (id(platform), address, trust, read_dump is None)
     client = _settings_clients.get(key)
     if client is None:
-        client = RemoteSettings(platform, key[1], trust=trust, read_dump=read_dump)
+        client = RemoteSettings(platform, address, trust=trust, read_dump=read_dump)
         _settings_clients[key] = client
     return client
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -262,10 +262,18 @@ class ModelHub:
         """Delete a model's stored files, in one revision or (None) in all; returns how many bytes they had."""
         return await self._delete(await self.list_files(model, revision))
 
-    async def delete_other_revisions(self, model: str, keep: str) -> int:
-        """Delete a model's stored files of all revisions but one; returns how many bytes they had."""
-        files = await self.list_files(model)
-        return await self._delete([info for info in files if info.key.revision != keep])
+    async def delete_other_revisions(self, model: str, keep: Collection[str], *, task_name: str | None = None) -> int:
+        """Delete a model's stored files of all revisions but some; returns how many bytes they had.
+
+        Args:
+            model: `org/name`.
+            keep: Revisions that stay.
+            task_name: Delete only what no other task has asked for.
+        """
+        files = [info for info in await self.list_files(model) if info.key.revision not in keep]
+        return await self._delete(
+            [info for info in files if task_name is None or set(_task_names(info)) <= {task_name}]
+        )
 
     async def _delete(self, infos: list[BlobInfo]) -> int:
         await self._platform.blobs.delete([info.key for info in infos])

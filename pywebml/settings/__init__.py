@@ -2,6 +2,7 @@
 
 from pywebml.settings.client import RemoteSettings, SyncResult, Trust
 from pywebml.settings.collections import select_options, select_runtime
+from pywebml.settings.server import same_origin
 from pywebml.settings.signature import PRODUCTION_ROOT_SHA256, SIGNER_NAME
 from pywebml.settings.stored import Dump, packaged_dump, parse_dump
 
@@ -14,6 +15,7 @@ __all__ = [
     "Trust",
     "packaged_dump",
     "parse_dump",
+    "same_origin",
     "select_options",
     "select_runtime",
 ]

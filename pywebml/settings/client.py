@@ -26,7 +26,7 @@ from pywebml.progress import ProgressCallback, ignore_progress
 from pywebml.settings.attachments import Attachments
 from pywebml.settings.filters import filter_context, filter_records
 from pywebml.settings.protocol import Changeset, parse_changeset, parse_monitor
-from pywebml.settings.server import SettingsServer
+from pywebml.settings.server import SettingsServer, same_origin
 from pywebml.settings.signature import PRODUCTION_ROOT_SHA256, SIGNER_NAME, verify
 from pywebml.settings.stored import Dump, StoredCollection
 from pywebml.sharing import SharedWork
@@ -101,7 +101,7 @@ class RemoteSettings:
         trust: Trust | None = None,
         read_dump: DumpReader | None = None,
         filter_values: Mapping[str, Any] | None = None,
-        retry_seconds: float = 0.5,
+        retry_seconds: float = 0.25,
     ) -> None:
         self._server = SettingsServer(platform, server_url)
         self._trust = trust or Trust()
@@ -374,11 +374,10 @@ class RemoteSettings:
 
 def _check_own(server_url: str, environment: Environment) -> None:
     """Refuse to trust another origin without signatures."""
-    server, page = urlsplit(server_url), urlsplit(environment.base_url)
-    if page.netloc:
-        own = (server.scheme, server.netloc.lower()) == (page.scheme, page.netloc.lower())
+    if environment.base_url:
+        own = same_origin(server_url, environment.base_url)
     else:
-        own = server.hostname in {"localhost", "127.0.0.1", "::1"}
+        own = urlsplit(server_url).hostname in {"localhost", "127.0.0.1", "::1"}
     if not own:
         raise OptionsError(
             f"The settings server {server_url} may not be trusted without signatures: allowUnsignedSettings is for a "

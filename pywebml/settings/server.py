@@ -162,6 +162,12 @@ class SettingsServer:
         return f"settings-backoff/{self.url}"
 
 
+def same_origin(one: str, other: str) -> bool:
+    """Whether two absolute addresses have the same scheme, host and port."""
+    mine, theirs = urlsplit(one), urlsplit(other)
+    return bool(mine.netloc) and (mine.scheme, mine.netloc.lower()) == (theirs.scheme, theirs.netloc.lower())
+
+
 def _check_server(server_url: str, base_url: str) -> str:
     """The server's address, absolute, without a slash at its end."""
     try:

@@ -63,13 +63,6 @@ const FAULTS = [
     words: /503/,
     file: /model_quantized/,
   },
-  {
-    title: "settings that are no settings",
-    fault: { path: "/v1/buckets/main/collections/ml-onnx-runtime/changeset", kind: "html" },
-    name: "SettingsResponseError",
-    words: /ml-onnx-runtime/,
-    file: /\.wasm$/,
-  },
 ] as const;
 
 for (const { title, fault, name, words, file } of FAULTS) {
@@ -92,6 +85,38 @@ for (const { title, fault, name, words, file } of FAULTS) {
     expect((await run(page, "works again")).dims).toEqual([1, 384]);
   });
 }
+
+test("settings that are no settings are not stored, and the package's own are used", async ({
+  scriptPage: page,
+  server,
+}) => {
+  await server.fault({ path: "/v1/buckets/main/collections/*/changeset", kind: "html" });
+  expect((await createEngine(page, OPTIONS)).error).toBeUndefined();
+  const refusal = await page.evaluate(() =>
+    pywebml.settings.sync("ml-onnx-runtime").catch((error: Error) => `${error.name}: ${error.message}`),
+  );
+  expect(refusal).toMatch(/^SettingsResponseError: .*ml-onnx-runtime.*web page/);
+  await server.reset();
+  const result = await page.evaluate(() => pywebml.settings.sync("ml-onnx-runtime"));
+  expect(result).toMatchObject({ created: [], updated: [], deleted: [] });
+});
+
+test("a settings mirror that somebody changed is refused, and the package's own records are used", async ({
+  scriptPage: page,
+}) => {
+  await page.route("**/v1/buckets/main/collections/ml-inference-options/changeset*", async (route) => {
+    const answer = await route.fetch();
+    await route.fulfill({ response: answer, body: (await answer.text()).replace("v1.0.0", "v6.6.6") });
+  });
+  const refusal = await page.evaluate(() =>
+    pywebml.settings.sync("ml-inference-options").catch((error: Error) => `${error.name}: ${error.message}`),
+  );
+  expect(refusal).toMatch(/^SignatureError: The records of ml-inference-options cannot be trusted/);
+  const records = (await page.evaluate(() => pywebml.settings.get("ml-inference-options"))) as {
+    modelRevision: string;
+  }[];
+  expect(records.map((record) => record.modelRevision)).toEqual(["v1.0.0"]);
+});
 
 test("a corrupt model fails its own engine; a good one after it works in the same page", async ({
   scriptPage: page,

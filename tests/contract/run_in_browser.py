@@ -7,7 +7,7 @@ import traceback
 import pywebml
 from pywebml.loading import DEFAULT_RUNTIME_FILE
 from pywebml.platform import Platform, SessionWorker, get_platform
-from pywebml.settings import RemoteSettings, select_runtime
+from pywebml.settings import RemoteSettings, Trust, select_runtime
 from pywebml.sources import RUNTIME_COLLECTION
 from tests.contract import session_contract, store_contract
 
@@ -31,7 +31,8 @@ async def run_session_contract() -> list[str]:
     from pyodide.http import pyfetch
 
     platform = await _platform()
-    settings = RemoteSettings(platform, f"{platform.environment.base_url}/../../v1/")
+    trust = Trust(platform.environment.settings_root_hash)
+    settings = RemoteSettings(platform, f"{platform.environment.base_url}/../../v1/", trust=trust)
     record = select_runtime(
         await settings.get(RUNTIME_COLLECTION),
         name=DEFAULT_RUNTIME_FILE,

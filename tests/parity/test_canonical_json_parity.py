@@ -15,7 +15,7 @@ EXAMPLES = 500
 # Every code point that is no surrogate, with those that are spelled in their own way drawn more often.
 CHARACTERS = st.one_of(
     st.sampled_from('"\\/\b\f\n\r\t\x00\x1f\x7f\x80é\u2028\u2029\ud7ff\ue000\uffff\U00010000\U0001f600\U0010ffff'),
-    st.characters(exclude_categories=("Cs",)),
+    st.characters(exclude_categories=["Cs"]),
 )
 TEXT = st.text(CHARACTERS, max_size=8)
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-LARGEST_INTEGER, LARGEST_INTEGER), TEXT)

@@ -45,7 +45,7 @@ LOOP.append(LOOP)
         (float("nan"), "is a float"),
         (2**53 + 1, "beyond ±2^53".replace("^", r"\^")),
         (-(2**53) - 1, "beyond"),
-        (10**5000, "beyond"),
+        (10**400, "beyond"),
         ("a\ud800", r"\$ has half a pair of surrogates \(U\+D800\)"),
         ({"\udfff": 1}, r"a key of \$ has half a pair of surrogates \(U\+DFFF\)"),
         ({1: 2}, "has the key 1, which is no string"),

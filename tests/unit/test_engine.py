@@ -47,6 +47,7 @@ from pywebml.platform import BlobKey, set_platform
 from pywebml.platform.native import NativePlatform
 from pywebml.platform.native_sessions import NativeSession, NativeSessionWorker
 from pywebml.prepare.mirror import Json, MirrorAttachment, MirrorCollection, write_mirror
+from pywebml.sources import model_hub, settings_client
 from tests.faults.server import FaultServer
 from tests.tiny_model import FILES, FOREVER, TinyModel, expected_hidden
 
@@ -441,6 +442,35 @@ async def test_two_engines_at_once_fetch_each_file_once(server: FaultServer) -> 
     for engine, events in zip(engines, seen, strict=True):
         assert (await engine.run("cat")).shape == (1, 3, 8)
         assert any(event.metadata["file"] == FILES["fp32"] and event.progress == 100 for event in events)
+
+
+async def test_a_new_revision_in_the_settings_brings_its_files_and_then_drops_the_old_ones(
+    server: FaultServer, platform: NativePlatform
+) -> None:
+    async def revisions() -> list[str]:
+        return [model.revision for model in await model_hub(platform).list_models()]
+
+    def names(revision: str) -> dict[str, Json]:
+        return {"featureId": "cats", "taskName": "feature-extraction", "modelId": MODEL, "modelRevision": revision}
+
+    for revision in ("v1.0.0", "v2.0.0"):
+        publish(server, TinyModel(), revision=revision)
+    publish_settings(server, names("v1.0.0"))
+    await (await create_engine(feature_id="cats", dtype="fp32")).terminate()
+    assert await revisions() == ["v1.0.0"]
+
+    settings = settings_client(platform)
+    assert settings is not None
+    publish_settings(server, names("v3.0.0"), timestamp=TIMESTAMP + 1000)
+    await settings.sync("ml-inference-options")
+    with pytest.raises(FileNotFoundOnHubError):
+        await create_engine(feature_id="cats", dtype="fp32")
+    assert await revisions() == ["v1.0.0"]
+
+    publish_settings(server, names("v2.0.0"), timestamp=TIMESTAMP + 2000)
+    await settings.sync("ml-inference-options")
+    async with await create_engine(feature_id="cats", dtype="fp32"):
+        assert await revisions() == ["v2.0.0"]
 
 
 @pytest.mark.usefixtures("tiny")

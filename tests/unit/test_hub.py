@@ -428,7 +428,7 @@ async def test_stored_models_are_listed_and_deleted(platform: Platform, server: 
     assert models[0].task_names == ("feature-extraction", "fill-mask")
     assert [info.key.path for info in await hub.list_files(MODEL, "v1.0.0")] == ["config.json", "model.onnx"]
 
-    assert await hub.delete_other_revisions(MODEL, "v2.0.0") == len(CONFIG) + 5
+    assert await hub.delete_other_revisions(MODEL, {"v2.0.0"}) == len(CONFIG) + 5
     assert [(m.model, m.revision) for m in await hub.list_models()] == [(MODEL, "v2.0.0"), ("other", "v1.0.0")]
     await hub.delete_model(MODEL, "v3.0.0")
     await hub.delete_model(MODEL)

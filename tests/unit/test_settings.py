@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,15 @@ from pywebml.errors import (
     OptionsError,
     SettingsNetworkError,
     SettingsResponseError,
+    StaleSettingsError,
 )
 from pywebml.platform import Platform
 from pywebml.progress import ProgressEvent
-from pywebml.settings import RemoteSettings, select_options, select_runtime
+from pywebml.settings import RemoteSettings, Trust, select_options, select_runtime
 from tests.faults.server import FaultServer
 
 RUNTIME = "ml-onnx-runtime"
+UNSIGNED: Any = {"trust": Trust(unsigned=True), "retry_seconds": 0}
 WASM = b"\0asm" + bytes(range(256)) * 100
 CHANGESET = f"/v1/buckets/main/collections/{RUNTIME}/changeset"
 MONITOR = "/v1/buckets/monitor/collections/changes/changeset"
@@ -60,7 +63,7 @@ def publish(
 
 @pytest.fixture
 def settings(platform: Platform, server: FaultServer) -> RemoteSettings:
-    return RemoteSettings(platform, f"{server.url}/v1/")
+    return RemoteSettings(platform, f"{server.url}/v1/", **UNSIGNED)
 
 
 async def attachments(platform: Platform) -> list[str]:
@@ -79,7 +82,7 @@ async def test_first_get_syncs_and_the_next_visit_makes_no_request(
     assert server.queries(MONITOR) == [f"_expected=0&bucket=main&collection={RUNTIME}"]
     assert server.queries(CHANGESET) == ["_expected=20"]
     server.forget()
-    assert [r["id"] for r in await RemoteSettings(platform, f"{server.url}/v1").get(RUNTIME)] == ["b", "a"]
+    assert [r["id"] for r in await RemoteSettings(platform, f"{server.url}/v1", **UNSIGNED).get(RUNTIME)] == ["b", "a"]
     assert server.requests() == []
 
 
@@ -131,13 +134,14 @@ async def test_whole_collection_answered_to_a_question_for_changes_replaces_it(
     assert [r["id"] for r in await settings.get(RUNTIME)] == ["d"]
 
 
-async def test_stale_answers_are_ignored(server: FaultServer, settings: RemoteSettings) -> None:
+async def test_stale_answers_are_refused(server: FaultServer, settings: RemoteSettings) -> None:
     publish(server, [record("b", 20)], 20)
     await settings.sync(RUNTIME)
     publish(server, [record("a", 10)], 10)
     await settings.sync(RUNTIME)
     publish(server, [record("a", 10)], 10, monitor=30)
-    await settings.sync(RUNTIME)
+    with pytest.raises(StaleSettingsError, match=r"ml-onnx-runtime \(10\).*\(20\)"):
+        await settings.sync(RUNTIME)
     assert [r["id"] for r in await settings.get(RUNTIME)] == ["b"]
 
 
@@ -160,7 +164,7 @@ async def test_unknown_collection_is_named(server: FaultServer, settings: Remote
 async def test_servers_are_kept_apart(platform: Platform, server: FaultServer, settings: RemoteSettings) -> None:
     publish(server, [record("a", 10)], 10)
     await settings.get(RUNTIME)
-    other = RemoteSettings(platform, f"{server.url}/v2")
+    other = RemoteSettings(platform, f"{server.url}/v2", **UNSIGNED)
     assert await other.get(RUNTIME, sync_if_empty=False) == []
 
 
@@ -225,13 +229,13 @@ async def test_collection_name_that_could_lead_elsewhere_is_refused(
     with pytest.raises(OptionsError):
         await settings.get(name)
     with pytest.raises(OptionsError):
-        RemoteSettings(platform, settings.server_url, bucket=name)
+        RemoteSettings(platform, settings.server_url, bucket=name, **UNSIGNED)
 
 
 @pytest.mark.parametrize("url", ["", "v1", "file:///v1", "http://", "http://u:p@h/v1", "http://h/v1?a"])
 def test_server_address_that_is_not_usable_is_refused(platform: Platform, url: str) -> None:
     with pytest.raises(OptionsError) as caught:
-        RemoteSettings(platform, url)
+        RemoteSettings(platform, url, **UNSIGNED)
     assert caught.value.details["field"] == "settingsServer"
 
 
@@ -248,7 +252,9 @@ async def test_attachment_is_downloaded_once(platform: Platform, server: FaultSe
     assert events[-1].total_loaded == len(WASM)
     server.forget()
     again: list[ProgressEvent] = []
-    assert await RemoteSettings(platform, f"{server.url}/v1").attachment(RUNTIME, given, again.append) == key
+    assert (
+        await RemoteSettings(platform, f"{server.url}/v1", **UNSIGNED).attachment(RUNTIME, given, again.append) == key
+    )
     assert server.requests() == []
     assert [(e.type, e.status_text) for e in again] == [
         ("loading_from_cache", "initiate"),
@@ -286,7 +292,7 @@ async def test_broken_attachment_is_named_leaves_nothing_and_the_next_try_succee
     error: type[Exception],
 ) -> None:
     publish(server, [], 10)
-    server.fault("*.wasm", kind, value, times=1)
+    server.fault("*.wasm", kind, value)
     events: list[ProgressEvent] = []
     with pytest.raises(error, match=r"ort\.wasm") as caught:
         await settings.attachment(RUNTIME, record("a", 10, attachment=attachment()), events.append)
@@ -294,8 +300,35 @@ async def test_broken_attachment_is_named_leaves_nothing_and_the_next_try_succee
         assert hashlib.sha256(WASM).hexdigest() in str(caught.value)
     assert (events[-1].status_text, events[-1].ok) == ("done", False)
     assert await attachments(platform) == []
+    # What a server says for good is not asked again.
+    assert len(server.requests("*.wasm")) == (1 if value == 404 else 4)
+    server.mend()
     await settings.attachment(RUNTIME, record("a", 10, attachment=attachment()))
     assert await attachments(platform) == ["ort.wasm"]
+
+
+async def test_attachment_that_breaks_three_times_arrives_at_the_fourth(
+    platform: Platform, server: FaultServer, settings: RemoteSettings
+) -> None:
+    publish(server, [], 10)
+    server.fault("*.wasm", "flip", 100, times=3)
+    await settings.attachment(RUNTIME, record("a", 10, attachment=attachment()))
+    assert await attachments(platform) == ["ort.wasm"]
+
+
+async def test_stored_attachment_that_lost_its_bytes_is_fetched_anew(
+    platform: Platform, server: FaultServer, settings: RemoteSettings, tmp_path: Path
+) -> None:
+    publish(server, [], 10)
+    given = record("a", 10, attachment=attachment())
+    key = await settings.attachment(RUNTIME, given)
+    [data] = (tmp_path / "cache").rglob("*.bin")
+    data.write_bytes(b"?" * len(WASM))
+    assert not await platform.blobs.verify(key)
+    server.forget()
+    assert await settings.attachment(RUNTIME, given) == key
+    assert len(server.requests("*.wasm")) == 1
+    assert await platform.blobs.verify(key)
 
 
 async def test_changed_record_replaces_its_attachment(
@@ -410,20 +443,29 @@ async def test_cancelled_attachment_leaves_nothing(
 # Which record
 
 
-def test_runtime_is_the_one_of_exactly_this_version() -> None:
-    records = [
-        {"id": "1", "name": "ort.wasm", "version": "1.30.0"},
-        {"id": "2", "name": "ort.wasm", "version": "1.30.1"},
-        {"id": "3", "name": "other.wasm", "version": "1.30.0"},
-        {"id": "4", "name": "ort.wasm"},
-    ]
-    assert select_runtime(records, name="ort.wasm", version="1.30.0")["id"] == "1"
+def test_runtime_is_the_newest_record_that_the_glue_can_drive() -> None:
+    def chosen(*records: dict[str, Any], version: str = "1.30.0") -> Any:
+        return select_runtime(
+            [{"id": str(number), "name": "ort.wasm", **fields} for number, fields in enumerate(records)],
+            name="ort.wasm",
+            version=version,
+        )["id"]
+
+    assert chosen({"version": "1.30.1"}, {"version": "1.30.0"}, {"version": "1.30.0", "name": "other.wasm"}) == "1"
+    release = {"release": "v1.30.0"}
+    # Pre-releases come before, and another major's records do not count, whatever they say they are.
+    ladder = ("1.9", "1.10a1", "1.10", "2.0a1", "2.0", "0.9")
+    assert chosen(*({"version": version, **release} for version in ladder)) == "2"
+    assert chosen({"version": "1.10a1", **release}, {"version": "1.9", **release}) == "0"
+    assert chosen({"version": "1.31", "release": "v1.31.0"}, {"version": "1.9", **release}) == "1"
     with pytest.raises(NoMatchingRecordError, match=r"1\.31\.0.*ort\.wasm 1\.30\.1"):
-        select_runtime(records, name="ort.wasm", version="1.31.0")
+        chosen({"version": "1.30.1"}, version="1.31.0")
     with pytest.raises(NoMatchingRecordError, match="nothing"):
-        select_runtime([], name="ort.wasm", version="1.30.0")
-    with pytest.raises(NoMatchingRecordError, match="2 records"):
-        select_runtime([records[0], records[0]], name="ort.wasm", version="1.30.0")
+        chosen()
+    with pytest.raises(NoMatchingRecordError, match="record 1 does not tell its version"):
+        chosen({"version": "1.30.0"}, {})
+    with pytest.raises(NoMatchingRecordError, match="the records 0, 1 have the same version"):
+        chosen({"version": "1.30.0"}, {"version": "1.30.0"})
 
 
 def test_options_are_found_by_feature_then_by_task() -> None:

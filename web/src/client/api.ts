@@ -203,6 +203,8 @@ export function createApi(scriptUrl: string) {
 const CONFIGURATION_NAMES: Record<keyof Configuration, true> = {
   assetsBase: true,
   settingsServer: true,
+  settingsRootHash: true,
+  allowUnsignedSettings: true,
   hubRootUrl: true,
   hubUrlTemplate: true,
   packages: true,
@@ -210,7 +212,7 @@ const CONFIGURATION_NAMES: Record<keyof Configuration, true> = {
 
 function hostOptions(configuration: Configuration, scriptUrl: string) {
   const assetsBase = folder(configuration.assetsBase ?? new URL(".", scriptUrl).href);
-  const { settingsServer, hubRootUrl, hubUrlTemplate } = configuration;
+  const { settingsServer, settingsRootHash, allowUnsignedSettings, hubRootUrl, hubUrlTemplate } = configuration;
   return {
     assetsBase,
     baseUrl: document.baseURI,
@@ -218,6 +220,8 @@ function hostOptions(configuration: Configuration, scriptUrl: string) {
     configuration: {
       assetsBase,
       settingsServer: settingsServer === undefined ? undefined : folder(settingsServer),
+      settingsRootHash,
+      allowUnsignedSettings,
       hubRootUrl: hubRootUrl === undefined ? undefined : folder(hubRootUrl),
       hubUrlTemplate,
     },

@@ -6,6 +6,13 @@ export interface Configuration {
   assetsBase?: string;
   /** Remote Settings server or static mirror; default `v1/` below `assetsBase`. */
   settingsServer?: string;
+  /**
+   * SHA-256 of the root certificate under which the settings server signs. Default: that of the build's own mirror, for
+   * a server on the page's own origin; else that of Mozilla's server.
+   */
+  settingsRootHash?: string;
+  /** Believe a settings server without signatures; only for one on the page's own origin. */
+  allowUnsignedSettings?: boolean;
   /** Root of the model hub; default `hub/` below `assetsBase`. */
   hubRootUrl?: string;
   /** Path of a model below the root; default `{model}/{revision}`. */
