@@ -14,8 +14,7 @@ from pywebml.progress import ProgressEvent
 from pywebml.settings import RemoteSettings
 from pywebml.tasks import TaskContext, task
 from pywebml.tokenization import Tokenizer
-
-__version__ = "0.1.0"
+from pywebml.version import __version__ as __version__
 
 __all__ = [
     "AbortController",

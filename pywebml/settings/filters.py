@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any
 
 from pywebml.platform import Environment
 from pywebml.settings.jexl import JexlError, evaluate, truthy
+from pywebml.version import __version__
 
 _logger = logging.getLogger("pywebml")
-
-
-@cache
-def _version() -> str:
-    try:
-        return importlib.metadata.version("pywebml")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
 
 
 def filter_context(environment: Environment, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -47,7 +38,7 @@ def filter_context(environment: Environment, values: Mapping[str, Any] | None = 
     """
     os_name = environment.os_name
     return {
-        "version": _version(),
+        "version": __version__,
         "channel": "release",
         "locale": environment.locale,
         "country": "",

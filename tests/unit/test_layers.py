@@ -13,7 +13,7 @@ from pywebml import errors
 PACKAGE = Path(pywebml.__file__).parent
 
 LAYERS = [
-    {"errors", "progress", "options", "abort", "sharing"},
+    {"version", "errors", "progress", "options", "abort", "sharing"},
     {"platform"},
     {"settings", "hub"},
     {"tokenization", "image", "audio"},
