@@ -68,8 +68,7 @@ class SettingsServer:
             response = await self._platform.request(url)
         except NetworkError as error:
             raise SettingsNetworkError(
-                f"The settings server could not be reached at {url}: {error}. Check the connection and the address; "
-                "in a page the server must also allow requests from the page's origin (CORS).",
+                f"The settings server could not be reached at {url}: {error}. Check the connection and the address.",
                 url=url,
             ) from error
         # Attachments and chains can be on hosts of their own, which do not speak for the server.

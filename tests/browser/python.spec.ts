@@ -1,6 +1,8 @@
 /** The second way in: plain Pyodide on a page's main thread, our wheel by micropip; and the platform contracts. */
 
+import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
+import { createInterface } from "node:readline";
 import type { Page } from "@playwright/test";
 import { expect, test } from "./fixtures.ts";
 
@@ -87,28 +89,57 @@ message
   expect(message).toMatch(/^OptionsError: .*configure\(/);
 });
 
+/** Runs one of `tests/contract/run_in_browser.py` in the page's Python; an empty text means that all of it holds. */
+function runContract(page: Page, call: string): Promise<unknown> {
+  return python(
+    page,
+    `
+import sys
+from pathlib import Path
+from pyodide.http import pyfetch
+
+root = Path("/home/contract")
+for name in (
+    "contract/expect.py",
+    "contract/store_contract.py",
+    "contract/session_contract.py",
+    "contract/settings_contract.py",
+    "contract/run_in_browser.py",
+    "kinto/admin.py",
+):
+    file = root / "tests" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(await (await pyfetch(f"/tests/{name}")).string())
+sys.path.insert(0, str(root))
+from tests.contract import run_in_browser
+"\\n".join(await run_in_browser.${call})
+`,
+  );
+}
+
 for (const contract of ["store", "session"]) {
   test(`the ${contract} contract holds on the browser platform`, async ({ page, server }) => {
     test.setTimeout(180_000);
     await startPython(page, server.url);
-    const failures = await python(
-      page,
-      `
-import sys, traceback, types
-from pathlib import Path
-from pyodide.http import pyfetch
-import pywebml
-
-root = Path("/home/contract")
-(root / "tests" / "contract").mkdir(parents=True, exist_ok=True)
-for name in ("expect.py", "store_contract.py", "session_contract.py", "run_in_browser.py"):
-    text = await (await pyfetch(f"/tests/contract/{name}")).string()
-    (root / "tests" / "contract" / name).write_text(text)
-sys.path.insert(0, str(root))
-from tests.contract.run_in_browser import run_${contract}_contract
-"\\n".join(await run_${contract}_contract())
-`,
-    );
-    expect(failures).toBe("");
+    expect(await runContract(page, `run_${contract}_contract()`)).toBe("");
   });
 }
+
+test("the settings client holds its contract against a Kinto server on another origin", async ({
+  page,
+  server,
+}) => {
+  test.setTimeout(240_000);
+  const kinto = spawn(".venv/bin/python", ["-m", "tests.kinto.server"], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  try {
+    const line: string = await new Promise((resolve, reject) => {
+      createInterface({ input: kinto.stdout }).once("line", resolve).once("close", reject);
+    });
+    await startPython(page, server.url);
+    expect(await runContract(page, `run_settings_contract(${JSON.stringify(line)})`)).toBe("");
+  } finally {
+    kinto.kill();
+  }
+});

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import traceback
+from collections.abc import Mapping
 
 import pywebml
 from pywebml.loading import DEFAULT_RUNTIME_FILE
 from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.settings import RemoteSettings, Trust, select_runtime
 from pywebml.sources import RUNTIME_COLLECTION
-from tests.contract import session_contract, store_contract
+from tests.contract import session_contract, settings_contract, store_contract
+from tests.kinto.admin import KintoAdmin
 
 
 async def run_store_contract() -> list[str]:
@@ -52,6 +55,28 @@ async def run_session_contract() -> list[str]:
     for check in session_contract.CONTRACT:
         try:
             await check(platform, start, models)
+        except Exception:
+            failures.append(f"{check.__name__}: {traceback.format_exc()}")
+    return failures
+
+
+async def run_settings_contract(kinto: str) -> list[str]:
+    """Every case against a server on another origin; `kinto` is what it says when it starts."""
+    from pyodide.http import pyfetch
+
+    async def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        arguments = {"body": body} if method not in {"GET", "HEAD"} else {}
+        response = await pyfetch(url, method=method, headers=dict(headers), **arguments)
+        return response.status, bytes(await response.bytes())
+
+    values = json.loads(kinto)
+    admin = KintoAdmin(values.pop("url"), send)
+    server = settings_contract.Kinto(await _platform(), admin, **values)
+    failures = []
+    for check in settings_contract.CONTRACT:
+        await server.start()
+        try:
+            await check(server)
         except Exception:
             failures.append(f"{check.__name__}: {traceback.format_exc()}")
     return failures

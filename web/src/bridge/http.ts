@@ -39,7 +39,7 @@ export async function request(
     return new BridgeResponse(response, () => signal.removeEventListener("abort", stop));
   } catch (error) {
     signal.removeEventListener("abort", stop);
-    throw networkError(url, error);
+    throw controller.signal.aborted ? networkError(url, error) : noAnswer(url, error);
   } finally {
     clearTimeout(timer);
   }
@@ -136,6 +136,19 @@ export class BridgeResponse {
       this.#done();
     }
   }
+}
+
+/** Browsers do not tell scripts whether a server of another origin was silent or only gave no permission. */
+function noAnswer(url: string, error: unknown): NamedError {
+  const { message } = networkError(url, error);
+  const own = !URL.canParse(url, location.href) || new URL(url, location.href).origin === location.origin;
+  return own
+    ? new NamedError("NetworkError", message)
+    : new NamedError(
+        "NetworkError",
+        `${message}; either the server cannot be reached, or it does not allow requests from ${location.origin} ` +
+          "(CORS: it must send Access-Control-Allow-Origin)",
+      );
 }
 
 function networkError(url: string, error: unknown): NamedError {

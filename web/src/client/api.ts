@@ -212,7 +212,8 @@ const CONFIGURATION_NAMES: Record<keyof Configuration, true> = {
 
 function hostOptions(configuration: Configuration, scriptUrl: string) {
   const assetsBase = folder(configuration.assetsBase ?? new URL(".", scriptUrl).href);
-  const { settingsServer, settingsRootHash, allowUnsignedSettings, hubRootUrl, hubUrlTemplate } = configuration;
+  const { settingsServer, settingsRootHash, allowUnsignedSettings, hubRootUrl, hubUrlTemplate } =
+    configuration;
   return {
     assetsBase,
     baseUrl: document.baseURI,
