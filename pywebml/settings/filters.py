@@ -37,7 +37,7 @@ def filter_context(environment: Environment, values: Mapping[str, Any] | None = 
         values: Laid over these.
     """
     os_name = environment.os_name
-    return {
+    context = {
         "version": __version__,
         "channel": "release",
         "locale": environment.locale,
@@ -53,6 +53,7 @@ def filter_context(environment: Environment, values: Mapping[str, Any] | None = 
         "runtimeVersion": environment.runtime_version,
         **(values or {}),
     }
+    return {name: value for name, value in context.items() if value is not None}
 
 
 def record_matches(record: Mapping[str, Any], context: Mapping[str, Any]) -> bool:

@@ -4,8 +4,7 @@ An evaluator of its own: JEXL's maintained library is JavaScript, and this code 
 with that library in the tests. Source of the language: Mozilla's JEXL (mozjexl) and npm `jexl`.
 
 Values behave as in JavaScript (`==` converts, `+` joins texts, only empty texts, 0 and nothing are false). What is
-missing is None at any depth. Deviations: numbers are double precision everywhere; objects and lists are equal only to
-themselves; the one transform is `versionCompare`.
+missing is None at any depth. Deviations: `null` in the data is missing, too; the one transform is `versionCompare`.
 """
 
 from __future__ import annotations
@@ -39,6 +38,9 @@ _PRECEDENCE = {
     **dict.fromkeys(("*", "/", "//"), 40),
     **dict.fromkeys(("%", "^"), 50),
 }
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 class JexlError(ValueError):
@@ -342,15 +344,13 @@ def _member(subject: Any, name: str) -> Any:
 
 def _number(value: Any) -> float:
     """As JavaScript converts; what is no number is NaN."""
-    if value is None:
-        return math.nan
     if isinstance(value, bool | int | float):
         return float(value)
+    if isinstance(value, list):
+        return _number(_text(value))
     if isinstance(value, str):
-        try:
-            return float(value) if value.strip() and "_" not in value else (math.nan if value.strip() else 0.0)
-        except ValueError:
-            return math.nan
+        text = value.strip()
+        return (float(text) if _NUMBER.fullmatch(text) else math.nan) if text else 0.0
     return math.nan
 
 
@@ -359,8 +359,10 @@ def _text(value: Any) -> str:
         return "undefined"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, int | float):
-        return str(int(value)) if value == value and abs(value) < 1e21 and value == int(value) else repr(value)
+        return str(int(value)) if abs(value) < 1e21 and value == int(value) else repr(value)
     if isinstance(value, list):
         return ",".join("" if item is None else _text(item) for item in value)
     return value if isinstance(value, str) else "[object Object]"
@@ -385,6 +387,7 @@ def _equal(left: Any, right: Any) -> bool:
 
 
 def _less(left: Any, right: Any, *, or_equal: bool) -> bool:
+    left, right = (_text(value) if isinstance(value, list | dict) else value for value in (left, right))
     if isinstance(left, str) and isinstance(right, str):
         # JavaScript compares UTF-16 code units.
         one, other = left.encode("utf-16-be", "surrogatepass"), right.encode("utf-16-be", "surrogatepass")
@@ -395,8 +398,8 @@ def _less(left: Any, right: Any, *, or_equal: bool) -> bool:
 
 def _divide(left: Any, right: Any) -> float:
     one, other = _number(left), _number(right)
-    if other == 0 and one == one:
-        return math.nan if one == 0 else math.copysign(math.inf, one) * math.copysign(1, other)
+    if other == 0:
+        return math.nan if one == 0 or one != one else math.copysign(math.inf, one) * math.copysign(1, other)
     return one / other
 
 
@@ -411,12 +414,16 @@ def _remainder(left: Any, right: Any) -> float:
 
 
 def _power(left: Any, right: Any) -> float:
+    base, exponent = _number(left), _number(right)
+    # Where C says 1.
+    if exponent != exponent or (abs(base) == 1 and math.isinf(exponent)):
+        return math.nan
     try:
-        return math.pow(_number(left), _number(right))
+        return math.pow(base, exponent)
     except OverflowError:
         return math.inf
     except ValueError:
-        return math.nan
+        return math.inf if base == 0 else math.nan
 
 
 def _contains(left: Any, right: Any) -> bool:

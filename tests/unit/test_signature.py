@@ -235,8 +235,13 @@ def mutations(data: bytes) -> st.SearchStrategy[bytes]:
 @given(st.integers(0, 2).flatmap(lambda place: st.tuples(st.just(place), mutations(PARTS[place]))))
 async def test_certificate_with_one_thing_changed_never_passes(change: tuple[int, bytes]) -> None:
     place, data = change
+    try:
+        changed_one = parse_certificate(data)
+    except SignatureError:
+        return
+    chain = [parse_certificate(part) for part in PARTS]
+    chain[place] = changed_one
     with pytest.raises(SignatureError):
-        chain = [parse_certificate(data if number == place else part) for number, part in enumerate(PARTS)]
         await verify_chain(
             Native(), chain, now=NOW.timestamp(), root_sha256=CHAINS.root_sha256, signer_name=SIGNER_NAME
         )
