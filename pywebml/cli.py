@@ -21,9 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 for success, 1 for an error of this package, whose message is on standard error. Wrong words end
         in `SystemExit` with 2.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # Of words that may stand before and after options, argparse gives back the second half.
+    if rest and (not hasattr(arguments, "fields") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.fields += rest
     try:
-        _convert(arguments)
+        arguments.run(arguments)
     except PywebmlError as error:
         print(f"pywebml: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -59,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--revision", default="main", metavar="R", help="in the hub, such as v1.0.0 (default: %(default)s)"
     )
+    convert.set_defaults(run=_convert)
+    try:
+        from pywebml.prepare.settings_cli import add_commands
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "pywebml":
+            raise
+        return parser
+    add_commands(commands)
     return parser
 
 

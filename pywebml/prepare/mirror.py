@@ -19,10 +19,9 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -82,6 +81,27 @@ class MirrorCollection:
     attachments: Mapping[str, MirrorAttachment] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class PublishedCollection:
+    """A collection as clients get it.
+
+    Attributes:
+        bucket: Such as `main`.
+        collection: Such as `ml-onnx-runtime`.
+        timestamp: Milliseconds since the epoch.
+        records: Complete, with `id`, `last_modified` and `attachment`.
+        files: `location` of an attachment to where its bytes are now.
+        signatures: Entries of `metadata.signatures`.
+    """
+
+    bucket: str
+    collection: str
+    timestamp: int
+    records: Sequence[Mapping[str, Json]]
+    files: Mapping[str, Path] = field(default_factory=dict)
+    signatures: Sequence[Mapping[str, str]] = ()
+
+
 def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection], signer: Signer | None = None) -> None:
     """Write a mirror in one step, replacing the one that is there. The same collections give the same bytes.
 
@@ -94,26 +114,48 @@ def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection], sign
         RecordError: A record or an attachment cannot be published.
         PrepareError: The disk failed.
     """
+    published = [publish(collection) for collection in collections]
+    chains: dict[str, bytes] = {}
+    if signer is not None:
+        published = [signed(collection, signer) for collection in published]
+        chains = {chain_name(signer): signer.chain_pem}
+    write_published(mirror_dir, published, chains)
+
+
+def write_published(mirror_dir: Path, collections: Sequence[PublishedCollection], chains: Mapping[str, bytes]) -> None:
+    """Write a mirror in one step, replacing the one that is there.
+
+    Args:
+        mirror_dir: The server's root.
+        collections: Signed or not.
+        chains: `x5u` to PEM.
+
+    Raises:
+        RecordError: A name cannot be published.
+        PrepareError: The disk failed.
+    """
     names = [(collection.bucket, collection.collection) for collection in collections]
     for bucket, name in names:
-        if not _IDENTIFIER.fullmatch(bucket) or not _IDENTIFIER.fullmatch(name):
-            raise _refuse(name, f"'{bucket}/{name}' is not a bucket and a collection of letters, digits, '_' and '-'")
+        check_names(bucket, name)
         if names.count((bucket, name)) > 1:
             raise _refuse(name, f"'{bucket}/{name}' is there twice")
     with folder_in_one_step(mirror_dir) as root:
         changes: list[dict[str, Json]] = []
-        x5u = _write_chain(root, signer)
+        for x5u, pem in chains.items():
+            (root / _CHAINS).mkdir(exist_ok=True)
+            (root / _CHAINS / x5u).write_bytes(pem)
         for collection in collections:
-            records = _published_records(root, collection)
-            signatures: list[dict[str, str]] = []
-            if signer is not None:
-                signatures.append(signer.entry(records, collection.timestamp, x5u, collection=collection.collection))
+            for location, source in collection.files.items():
+                target = root / "attachments" / location
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            signatures = [dict(entry) for entry in collection.signatures]
             _write_changeset(
                 root,
                 collection.bucket,
                 collection.collection,
                 collection.timestamp,
-                records,
+                collection.records,
                 {
                     "id": collection.collection,
                     "bucket": collection.bucket,
@@ -138,17 +180,42 @@ def write_mirror(mirror_dir: Path, collections: Sequence[MirrorCollection], sign
         _write(root / "index.html", _root_answer())
 
 
+def signed(collection: PublishedCollection, signer: Signer) -> PublishedCollection:
+    """The collection with one signature. Raises `RecordError` when it cannot be signed."""
+    entry = signer.entry(collection.records, collection.timestamp, chain_name(signer), collection=collection.collection)
+    return replace(collection, signatures=(entry,))
+
+
+def chain_name(signer: Signer) -> str:
+    """The `x5u` of a signer's chain, relative to where the mirror keeps them.
+
+    Named after its bytes: a renewed leaf gets a new address, so that no cache serves the old one.
+    """
+    return f"{hashlib.sha256(signer.chain_pem).hexdigest()[:32]}.pem"
+
+
+def check_names(bucket: str, collection: str) -> None:
+    """Raise `RecordError` for names that cannot be part of an address."""
+    if not _IDENTIFIER.fullmatch(bucket) or not _IDENTIFIER.fullmatch(collection):
+        raise _refuse(
+            collection, f"'{bucket}/{collection}' is not a bucket and a collection of letters, digits, '_' and '-'"
+        )
+
+
 def write_dump(folder: Path, collection: MirrorCollection) -> None:
     """Write `{folder}/{bucket}/{collection}.json`, what a package brings along for the first visit without a network.
 
     Raises:
         RecordError: A record or an attachment cannot be published.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        records = _published_records(Path(scratch), collection)
-    target = folder / collection.bucket / f"{collection.collection}.json"
+    write_dump_of(folder, publish(collection))
+
+
+def write_dump_of(folder: Path, published: PublishedCollection) -> None:
+    """The same, of a collection as clients get it."""
+    target = folder / published.bucket / f"{published.collection}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"data": records, "timestamp": collection.timestamp}, indent=2, sort_keys=True)
+    text = json.dumps({"data": list(published.records), "timestamp": published.timestamp}, indent=2, sort_keys=True)
     target.write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -166,19 +233,6 @@ def _root_answer() -> Json:
     }
 
 
-def _write_chain(root: Path, signer: Signer | None) -> str:
-    """Publish the signer's certificates; returns their `x5u`."""
-    if signer is None:
-        return ""
-    chain = signer.chain_pem
-    # Named after its bytes: a renewed leaf gets a new address, so that no cache serves the old one.
-    name = f"{hashlib.sha256(chain).hexdigest()[:32]}.pem"
-    folder = root / _CHAINS
-    folder.mkdir()
-    (folder / name).write_bytes(chain)
-    return name
-
-
 def _write_changeset(
     root: Path,
     bucket: str,
@@ -193,19 +247,18 @@ def _write_changeset(
     _write(folder / "changeset", {"metadata": metadata, "timestamp": timestamp, "changes": newest_first})
 
 
-def _published_records(root: Path, collection: MirrorCollection) -> list[dict[str, Json]]:
+def publish(collection: MirrorCollection) -> PublishedCollection:
+    """What clients get of a collection, not signed yet. Raises `RecordError`."""
     name = collection.collection
     if not len(collection.records) <= collection.timestamp <= MAX_INTEGER:
         raise _refuse(name, f"the timestamp {collection.timestamp} is not in milliseconds since the epoch")
     unknown = sorted(set(collection.attachments) - set(collection.records))
     if unknown:
         raise _refuse(name, f"there are attachments for {', '.join(unknown)}, but no such records")
-    published = []
+    records: list[dict[str, Json]] = []
+    files: dict[str, Path] = {}
     for index, (key, fields) in enumerate(collection.records.items()):
-        for own in _OWN_FIELDS:
-            if own in fields:
-                raise _refuse(name, f"record '{key}' has the field '{own}', which the mirror sets itself")
-        _check_json(fields, f"record '{key}'", name)
+        check_fields(fields, f"record '{key}'", name)
         record: dict[str, Json] = {
             **fields,
             "id": _identifier("record", collection.bucket, name, key),
@@ -213,31 +266,39 @@ def _published_records(root: Path, collection: MirrorCollection) -> list[dict[st
             "last_modified": collection.timestamp - index,
         }
         if key in collection.attachments:
-            record["attachment"] = _publish_attachment(root, collection, collection.attachments[key])
-        published.append(record)
-    return published
+            attachment = collection.attachments[key]
+            description = describe_attachment(collection.bucket, name, attachment)
+            record["attachment"] = description
+            files[str(description["location"])] = attachment.source
+        records.append(record)
+    return PublishedCollection(collection.bucket, name, collection.timestamp, records, files)
 
 
-def _publish_attachment(root: Path, collection: MirrorCollection, attachment: MirrorAttachment) -> dict[str, Json]:
+def check_fields(fields: Mapping[str, Json], where: str, collection: str) -> None:
+    """Raise `RecordError` for fields that a record's owner cannot set, or that JSON or a signature cannot hold."""
+    for own in _OWN_FIELDS:
+        if own in fields:
+            raise _refuse(collection, f"{where} has the field '{own}', which the mirror sets itself")
+    _check_json(fields, where, collection)
+
+
+def describe_attachment(bucket: str, collection: str, attachment: MirrorAttachment) -> dict[str, Json]:
+    """A record's `attachment`. Raises `RecordError`."""
     filename = attachment.filename or attachment.source.name
     if not _FILE_NAME.fullmatch(filename) or ".." in filename:
-        raise _refuse(collection.collection, f"'{filename}' cannot be an attachment's file name")
+        raise _refuse(collection, f"'{filename}' cannot be an attachment's file name")
     if not _MIME_TYPE.fullmatch(attachment.mimetype):
-        raise _refuse(collection.collection, f"'{attachment.mimetype}' is not a MIME type")
+        raise _refuse(collection, f"'{attachment.mimetype}' is not a MIME type")
     if not attachment.source.is_file():
-        raise _refuse(collection.collection, f"there is no file {attachment.source} to attach")
+        raise _refuse(collection, f"there is no file {attachment.source} to attach")
     digest = sha256_of(attachment.source)
     # Named after its bytes: a replaced attachment gets a new address, so that no cache serves the old one.
-    unique = _identifier("attachment", collection.bucket, collection.collection, digest)
-    location = f"{collection.bucket}-workspace/{collection.collection}/{unique}{Path(filename).suffix}"
-    target = root / "attachments" / location
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(attachment.source, target)
+    unique = _identifier("attachment", bucket, collection, digest)
     return {
         "hash": digest,
-        "size": target.stat().st_size,
+        "size": attachment.source.stat().st_size,
         "filename": filename,
-        "location": location,
+        "location": f"{bucket}-workspace/{collection}/{unique}{Path(filename).suffix}",
         "mimetype": attachment.mimetype,
     }
 

@@ -107,6 +107,7 @@ class RemoteSettings:
         self._trust = trust or Trust()
         if self._trust.unsigned:
             _check_own(self._server.url, platform.environment)
+        self._root = "" if self._trust.unsigned else self._trust.root_sha256.replace(":", "").lower()
         self._platform = platform
         self._bucket = _check_name(bucket)
         self._read_dump = read_dump or (lambda bucket, collection: None)
@@ -295,7 +296,7 @@ class RemoteSettings:
         if not self._trust.unsigned:
             verified = self._platform.now()
             await self._verify(collection, changeset.timestamp, records, changeset.metadata, fetch_chain, verified)
-        return StoredCollection(changeset.timestamp, records, changeset.metadata, chains, verified)
+        return StoredCollection(changeset.timestamp, records, changeset.metadata, chains, verified, self._root)
 
     async def _verify(
         self,
@@ -351,8 +352,8 @@ class RemoteSettings:
     async def _load(self, collection: str) -> StoredCollection | None:
         """What is stored; None also when it is not what we store."""
         stored = StoredCollection.from_document(await self._platform.documents.get(self._document(collection)))
-        # What was accepted without a signature does not count once signatures are asked for.
-        return None if stored is not None and stored.verified is None and not self._trust.unsigned else stored
+        # What was accepted under another root, or without any, does not count under this one.
+        return None if stored is not None and stored.root_sha256 != self._root else stored
 
     def _dump(self, collection: str) -> Dump | None:
         return self._read_dump(self._bucket, _check_name(collection))

@@ -22,6 +22,7 @@ class StoredCollection:
         metadata: With the signatures.
         chains: The certificate chains behind the signatures, PEM, by `x5u`.
         verified: When the signature was checked, seconds since the epoch; None when that was not asked for.
+        root_sha256: Under which root it was good; empty when that was not asked for.
     """
 
     timestamp: int
@@ -29,6 +30,7 @@ class StoredCollection:
     metadata: Mapping[str, Any]
     chains: Mapping[str, str]
     verified: float | None
+    root_sha256: str
 
     def to_document(self) -> dict[str, Any]:
         """Plain data."""
@@ -38,6 +40,7 @@ class StoredCollection:
             "metadata": dict(self.metadata),
             "chains": dict(self.chains),
             "verified": self.verified,
+            "rootSha256": self.root_sha256,
         }
 
     @classmethod
@@ -46,17 +49,17 @@ class StoredCollection:
         if not isinstance(document, dict):
             return None
         timestamp, records, metadata = (document.get(name) for name in ("timestamp", "records", "metadata"))
-        chains, verified = document.get("chains"), document.get("verified")
+        chains, verified, root = (document.get(name) for name in ("chains", "verified", "rootSha256"))
         if type(timestamp) is not int or not isinstance(records, dict) or not isinstance(metadata, dict):
             return None
         if not isinstance(chains, dict) or not all(isinstance(chain, str) for chain in chains.values()):
             return None
-        if verified is not None and type(verified) not in {int, float}:
+        if (verified is not None and type(verified) not in {int, float}) or not isinstance(root, str):
             return None
         for name, record in records.items():
             if not isinstance(record, dict) or record.get("id") != name or type(record.get("last_modified")) is not int:
                 return None
-        return cls(timestamp, records, metadata, chains, verified)
+        return cls(timestamp, records, metadata, chains, verified, root)
 
 
 @dataclass(frozen=True, slots=True)
