@@ -11,6 +11,7 @@ Usage: ./build.sh COMMAND
   demo [--port N] [--check]   set up, build and serve the demo, and print its address;
                               --check: run it once in headless Chromium instead, and report
   test [--only PART]          set up, build and run every check and test; PART: lint, python, node, browser
+  bench [NAME]                measure in Chromium and print the figures; NAME: settings
   build                       set up and build dist/
   serve [--port N]            serve dist/ as it is; also --no-isolation, --csp
   lock                        renew requirements.txt from requirements.in
@@ -178,6 +179,12 @@ run_tests() {
   exec "$VENV_PYTHON" -m web.build.run_tests ${only:+--only "$only"}
 }
 
+bench() {
+  build
+  setup_chromium
+  exec node_modules/.bin/playwright test --config tests/bench/playwright.config.ts "$@"
+}
+
 lock() {
   local folder
   folder=$(mktemp -d)
@@ -227,6 +234,7 @@ case "$command" in
     [ -x "$python" ] || python=$(find_python)
     exec "$python" web/build/serve.py "$@"
     ;;
+  bench) bench "$@" ;;
   lock) lock ;;
   clean) clean "$@" ;;
   help | -h | --help) usage ;;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+import time
 import traceback
 from collections.abc import Mapping
 
@@ -62,16 +64,7 @@ async def run_session_contract() -> list[str]:
 
 async def run_settings_contract(kinto: str) -> list[str]:
     """Every case against a server on another origin; `kinto` is what it says when it starts."""
-    from pyodide.http import pyfetch
-
-    async def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        arguments = {"body": body} if method not in {"GET", "HEAD"} else {}
-        response = await pyfetch(url, method=method, headers=dict(headers), **arguments)
-        return response.status, bytes(await response.bytes())
-
-    values = json.loads(kinto)
-    admin = KintoAdmin(values.pop("url"), send)
-    server = settings_contract.Kinto(await _platform(), admin, **values)
+    server = await _kinto(kinto)
     failures = []
     for check in settings_contract.CONTRACT:
         await server.start()
@@ -80,6 +73,39 @@ async def run_settings_contract(kinto: str) -> list[str]:
         except Exception:
             failures.append(f"{check.__name__}: {traceback.format_exc()}")
     return failures
+
+
+async def measure_settings(kinto: str) -> list[str]:
+    """What verifying a collection of 200 records takes, and a `get` of it."""
+    server = await _kinto(kinto)
+    await server.start()
+    for number in range(200):
+        fields = {"featureId": f"feature-{number}", "taskName": "feature-extraction", "modelId": f"org/model-{number}"}
+        await server.put(f"record-{number}", **fields, modelRevision="v1.0.0", dtype="q8", filter_expression="")
+    client = server.client()
+    await client.sync(server.collection)
+    lines = []
+    for what, verify in (("get", False), ("get with verify", True)):
+        times = []
+        for _ in range(31):
+            started = time.perf_counter()
+            assert len(await client.get(server.collection, verify=verify)) == 200
+            times.append(1000 * (time.perf_counter() - started))
+        lines.append(f"{what} of 200 records: median {statistics.median(times):.1f} ms, lowest {min(times):.1f} ms")
+    return lines
+
+
+async def _kinto(line: str) -> settings_contract.Kinto:
+    from pyodide.http import pyfetch
+
+    async def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        arguments = {"body": body} if method not in {"GET", "HEAD"} else {}
+        response = await pyfetch(url, method=method, headers=dict(headers), **arguments)
+        return response.status, bytes(await response.bytes())
+
+    values = json.loads(line)
+    admin = KintoAdmin(values.pop("url"), send)
+    return settings_contract.Kinto(await _platform(), admin, **values)
 
 
 async def _platform() -> Platform:
