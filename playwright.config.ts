@@ -12,7 +12,8 @@ const QUIET = [
   "--disable-client-side-phishing-detection",
   "--no-first-run",
   // Whatever is not on this machine does not exist, so a stray request fails at once.
-  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+  // `insecure.test` is this machine under a name that browsers do not take for a secure context.
+  "--host-resolver-rules=MAP insecure.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ];
 
 export default defineConfig({

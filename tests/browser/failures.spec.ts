@@ -118,6 +118,18 @@ test("a settings mirror that somebody changed is refused, and the package's own 
   expect(records.map((record) => record.modelRevision)).toEqual(["v1.0.0"]);
 });
 
+test("where browsers cannot check signatures, nothing of the server is believed and the error says why", async ({
+  page,
+  server,
+}) => {
+  await page.goto(`${server.url.replace("127.0.0.1", "insecure.test")}/pages/script.html`);
+  expect(await page.evaluate(() => isSecureContext)).toBe(false);
+  const refusal = await page.evaluate(() =>
+    pywebml.settings.sync("ml-onnx-runtime").catch((error: Error) => `${error.name}: ${error.message}`),
+  );
+  expect(refusal).toMatch(/^SignatureError: .*ml-onnx-runtime.*no secure context/);
+});
+
 test("a corrupt model fails its own engine; a good one after it works in the same page", async ({
   scriptPage: page,
 }) => {
