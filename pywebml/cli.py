@@ -69,11 +69,27 @@ def _parser() -> argparse.ArgumentParser:
     try:
         from pywebml.prepare.settings_cli import add_commands
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "pywebml":
-            raise
+        missing = _missing(error, "native")
+        settings = commands.add_parser("settings", help="make, sign and publish your own settings collections")
+        settings.add_argument("words", nargs=argparse.REMAINDER)
+        settings.set_defaults(run=lambda arguments: _refuse(missing))
         return parser
     add_commands(commands)
     return parser
+
+
+def _missing(error: ModuleNotFoundError, extra: str) -> PywebmlError:
+    """What to install; a missing module of our own is a fault of ours and goes on."""
+    if error.name is None or error.name.partition(".")[0] == "pywebml":
+        raise error
+    return PywebmlError(
+        f"This command needs the package '{error.name}'. Install what it takes: pip install \"pywebml[{extra}]\"",
+        package=error.name,
+    )
+
+
+def _refuse(error: PywebmlError) -> None:
+    raise error
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -89,12 +105,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         from pywebml.prepare.convert import convert
         from pywebml.prepare.source import download_checkpoint, open_checkpoint
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "pywebml":
-            raise
-        raise PywebmlError(
-            f"This command needs the package '{error.name}'. Install what it takes: pip install \"pywebml[convert]\"",
-            package=error.name,
-        ) from error
+        raise _missing(error, "convert") from error
 
     if model_id is not None:
         print(f"Taking {model_id} from the Hugging Face hub", flush=True)

@@ -86,16 +86,22 @@ def test_source_revision_without_a_repository_is_refused(capsys: pytest.CaptureF
     assert "--source-revision belongs to --model-id" in capsys.readouterr().err
 
 
-def test_missing_extra_says_what_to_install() -> None:
+@pytest.mark.parametrize(
+    ("package", "extra", "words"),
+    [
+        ("onnx", "convert", ["convert", "--path", "tiny", "--output", "hub"]),
+        ("cryptography", "native", ["settings", "init", "tiny", "--root-days", "5"]),
+    ],
+)
+def test_missing_extra_says_what_to_install(package: str, extra: str, words: list[str]) -> None:
     # An entry of None makes the import fail as if the package were not installed.
-    code = "import sys; sys.modules['onnx'] = None; from pywebml.cli import main; sys.exit(main(sys.argv[1:]))"
-    words = ["convert", "--path", "tiny", "--output", "hub"]
+    code = f"import sys; sys.modules['{package}'] = None; from pywebml.cli import main; sys.exit(main(sys.argv[1:]))"
 
     result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
 
     assert result.returncode == 1
-    assert "'onnx'" in result.stderr
-    assert 'pip install "pywebml[convert]"' in result.stderr
+    assert f"'{package}'" in result.stderr
+    assert f'pip install "pywebml[{extra}]"' in result.stderr
     assert "Traceback" not in result.stderr
 
 
