@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import types
@@ -14,7 +15,7 @@ from pywebml.errors import OptionsError, SettingsError, TaskError
 from pywebml.options import PipelineOptions, configure
 from pywebml.platform import NetworkError, get_platform
 from pywebml.platform.rpc import Call
-from pywebml.settings import RemoteSettings
+from pywebml.settings import RemoteSettings, SyncResult
 from pywebml.sources import OPTIONS_COLLECTION, RUNTIME_COLLECTION, model_hub, settings_client
 from pywebml.tasks import get_task, task_names
 
@@ -136,6 +137,26 @@ async def _get_settings(params: Params, _call: Call) -> list[dict[str, Any]]:
     return await (await _settings()).get(_text(params, "collection"))
 
 
+async def _watch_settings(_params: Params, caller: Call) -> None:
+    """Tell of every sync that changed something, until the caller stops."""
+
+    def tell(collection: str, result: SyncResult) -> None:
+        caller.chunk(
+            {
+                "collection": collection,
+                "created": result.created,
+                "updated": result.updated,
+                "deleted": result.deleted,
+            }
+        )
+
+    stop = (await _settings()).on_sync(tell)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        stop()
+
+
 async def _settings() -> RemoteSettings:
     settings = settings_client(await get_platform())
     if settings is None:
@@ -196,6 +217,7 @@ METHODS: Mapping[str, Callable[[Params, Call], Awaitable[Any]]] = {
     "models.usage": _usage,
     "settings.sync": _sync_settings,
     "settings.get": _get_settings,
+    "settings.watch": _watch_settings,
     "registerTask": _register_task,
 }
 

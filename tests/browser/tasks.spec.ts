@@ -200,3 +200,23 @@ async def letters(context, text):
   expect(regex).toEqual(["é", "ß"]);
   expect(foreign).toEqual([]);
 });
+
+test("a page is told when a sync has changed settings, until it stops listening", async ({
+  scriptPage: page,
+}) => {
+  const [heard, afterwards] = await page.evaluate(async () => {
+    // Without the package's records, so that the first sync brings news.
+    pywebml.shutdown();
+    pywebml.configure({ settingsServer: "/v1/", allowUnsignedSettings: true });
+    const changes: { collection: string; created: unknown[] }[] = [];
+    const stop = pywebml.settings.onSync((change) => changes.push(change));
+    await pywebml.settings.get("ml-inference-options");
+    await pywebml.settings.sync("ml-inference-options");
+    const heard = changes.map(({ collection, created }) => [collection, created.length]);
+    stop();
+    await pywebml.settings.sync("ml-onnx-runtime");
+    return [heard, changes.length] as const;
+  });
+  expect(heard).toEqual([["ml-inference-options", 1]]);
+  expect(afterwards).toBe(1);
+});

@@ -263,19 +263,26 @@ async def test_settings_are_synced_and_read(server: FaultServer, platform: Nativ
     write(1_760_000_000_000, "cats")
     assert [record["featureId"] for record in await ask("settings.get", collection="ml-inference-options")] == ["cats"]
 
+    watcher = RecordedCall()
+    watching = asyncio.ensure_future(call("settings.watch", {}, watcher))
+    await asyncio.sleep(0)
     write(1_760_000_001_000, "cats", "dogs")
     result = await ask("settings.sync", collection="ml-inference-options")
     assert [record["featureId"] for record in result["created"]] == ["dogs"]
     assert result["deleted"] == []
+    assert watcher.chunks == [{"collection": "ml-inference-options", **result}]
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
     write(1_760_000_002_000, "dogs")
     result = await ask("settings.sync")
     assert [record["featureId"] for record in result["deleted"]] == ["cats"]
     assert [record["name"] for record in result["created"]] == ["a.wasm"]
     json.dumps(result)
+    assert len(watcher.chunks) == 1
 
 
-@pytest.mark.parametrize("method", ["settings.get", "settings.sync"])
+@pytest.mark.parametrize("method", ["settings.get", "settings.sync", "settings.watch"])
 async def test_without_a_settings_server_the_error_says_how_to_name_one(method: str) -> None:
     with pytest.raises(SettingsError, match="settingsServer"):
         await ask(method, collection="ml-inference-options")

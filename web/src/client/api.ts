@@ -1,7 +1,7 @@
 /** The JavaScript API: `configure`, `createEngine`, and what manages engines, models and settings. */
 
 import { NamedError } from "../errors.ts";
-import { Host } from "./host.ts";
+import { type CallOptions, Host } from "./host.ts";
 import type {
   Configuration,
   EngineInfo,
@@ -9,6 +9,7 @@ import type {
   ProgressEvent,
   RunMetrics,
   RunRequest,
+  SettingsChange,
   SettingsRecord,
   StoredFile,
   StoredModel,
@@ -118,7 +119,8 @@ export function createApi(scriptUrl: string) {
     }
     return host;
   };
-  const call = (method: string, params: Record<string, unknown> = {}) => getHost().call(method, params);
+  const call = (method: string, params: Record<string, unknown> = {}, options: CallOptions = {}) =>
+    getHost().call(method, params, options);
 
   return {
     version: __PYWEBML_VERSION__,
@@ -189,6 +191,20 @@ export function createApi(scriptUrl: string) {
     settings: {
       /** Asks the server what has changed; without `collection` in every collection that is used. */
       sync: async (collection?: string) => (await call("settings.sync", { collection })) as SyncResult,
+      /** Calls `listener` after every sync that changed something. Returns how to stop listening. */
+      onSync(listener: (change: SettingsChange) => void, onError: (error: unknown) => void = () => {}) {
+        const stop = new AbortController();
+        call(
+          "settings.watch",
+          {},
+          { signal: stop.signal, onChunk: (chunk) => listener(chunk as SettingsChange) },
+        ).catch((error: unknown) => {
+          if (!stop.signal.aborted) {
+            onError(error);
+          }
+        });
+        return () => stop.abort();
+      },
       get: async (collection: string) => (await call("settings.get", { collection })) as SettingsRecord[],
     },
 

@@ -123,4 +123,8 @@ export interface SyncResult {
   deleted: SettingsRecord[];
 }
 
+export interface SettingsChange extends SyncResult {
+  collection: string;
+}
+
 export type SettingsRecord = Record<string, unknown>;
