@@ -20,6 +20,7 @@ from pywebml.errors import (
 from pywebml.platform import Platform
 from pywebml.progress import ProgressEvent
 from pywebml.settings import RemoteSettings, Trust, select_options, select_runtime
+from pywebml.settings.server import SettingsServer
 from tests.faults.server import FaultServer
 
 RUNTIME = "ml-onnx-runtime"
@@ -487,3 +488,17 @@ def test_options_are_found_by_feature_then_by_task() -> None:
     assert chosen() is None
     with pytest.raises(NoMatchingRecordError, match="2, 3"):
         chosen(task_name="feature-extraction")
+
+
+@pytest.mark.parametrize(
+    ("server_url", "x5u"),
+    [
+        ("https://settings.example/v1", "http://chains.example/chain.pem"),
+        ("https://settings.example/v1", "file:///etc/passwd"),
+        ("http://127.0.0.1:9/v1", "ftp://chains.example/chain.pem"),
+        ("http://127.0.0.1:9/v1", "data:text/plain,x"),
+    ],
+)
+async def test_chains_come_over_no_weaker_a_connection(platform: Platform, server_url: str, x5u: str) -> None:
+    with pytest.raises(SettingsResponseError, match="no address of a certificate chain"):
+        await SettingsServer(platform, server_url).read_chain(x5u)
