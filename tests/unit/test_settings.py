@@ -500,5 +500,5 @@ def test_options_are_found_by_feature_then_by_task() -> None:
     ],
 )
 async def test_chains_come_over_no_weaker_a_connection(platform: Platform, server_url: str, x5u: str) -> None:
-    with pytest.raises(SettingsResponseError, match="no address of a certificate chain"):
+    with pytest.raises(SettingsResponseError, match="no address that a certificate chain can have"):
         await SettingsServer(platform, server_url).read_chain(x5u)
