@@ -1,10 +1,10 @@
-"""Kinto plugin: changesets, the monitor, signatures, chains, attachments, bundles.
+"""Kinto plugin: changesets, the monitor, signatures, chains, attachments, bundles; and faults on demand.
 
-Written from the Remote Settings client specification; faults of the network are in `tests.kinto.faults`. How a collection is answered can be chosen with attributes of the
+Written from the Remote Settings client specification. How a collection is answered can be chosen with attributes of the
 collection, set as its owner sets any other:
 
     test_signers     names of `tests.chains` that sign, in this order (default: good)
-    test_signatures  none | empty | garbage | truncated | unknown_mode_first | empty_x5u | missing_chain
+    test_signatures  none | garbage | truncated | unknown_mode_first | empty_x5u | missing_chain
     test_tamper      fields that every record gets after signing
     test_drop        id of a record that goes missing after signing
     test_shift       milliseconds that the timestamp is moved after signing
@@ -17,45 +17,44 @@ collection, set as its owner sets any other:
 from __future__ import annotations
 
 import copy
+import fnmatch
 import io
 import json
+import threading
 import zipfile
-from collections.abc import Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from kinto.core.errors import raise_invalid
-from kinto.core.storage import Filter
-from kinto.core.utils import COMPARISON
-from kinto.events import ServerFlushed
-from pyramid.events import ContextFound
-from pyramid.httpexceptions import HTTPNotFound, HTTPTemporaryRedirect
+from pyramid.httpexceptions import HTTPBadRequest, HTTPNotFound, HTTPTemporaryRedirect
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
+from pyramid.tweens import INGRESS
 
-from tests.chains import Chains
+from kinto.core.storage import Filter
+from kinto.core.utils import COMPARISON
+from tests.chains import Chains, make_chains
+
+EXPOSED = "Backoff, Retry-After, Alert, Content-Length, Content-Type"
+CONTROL = ("/v1/__faults__", "/v1/__requests__")
 
 
 class State:
     """What belongs to one server."""
 
-    def __init__(self, base_url: str, attachments: Path, chains: Future[Chains]) -> None:
+    def __init__(self, base_url: str, attachments: Path, chains: Chains) -> None:
         self.base_url = base_url
         self.attachments = attachments
-        self.snapshots: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self._chains = chains
-
-    @property
-    def chains(self) -> Chains:
-        """Made while Kinto starts."""
-        return self._chains.result()
+        self.chains = chains
+        self.faults: list[dict[str, Any]] = []
+        self.requests: list[str] = []
+        self.snapshots: dict[tuple[str, str], dict[str, Any]] = {}
+        self.lock = threading.Lock()
 
 
 def includeme(config: Any) -> None:
     """Kinto calls this."""
     settings = config.get_settings()
-    state = State(settings["test.base_url"], Path(settings["test.attachments"]), settings["test.chains"])
+    state = State(settings["test.base_url"], Path(settings["test.attachments"]), make_chains_of_now())
     config.registry.rs_state = state
     collection = "/buckets/{bucket}/collections/{collection}"
     for name, path, method, view in (
@@ -65,35 +64,84 @@ def includeme(config: Any) -> None:
         ("snapshot", f"{collection}/__snapshot__", "POST", snapshot),
         ("chain", "/chains/{name}.pem", "GET", chain),
         ("bundle", "/attachments/bundles/{bucket}--{collection}.zip", "GET", bundle),
+        ("faults", "/__faults__", "POST", add_fault),
+        ("mend", "/__mend__", "POST", mend),
+        ("requests", "/__requests__", "GET", requests),
     ):
         config.add_route(f"rs-{name}", path)
         config.add_view(
             view, route_name=f"rs-{name}", request_method=method, renderer="json", permission=NO_PERMISSION_REQUIRED
         )
     config.add_static_view("attachments", str(state.attachments), permission=NO_PERMISSION_REQUIRED)
-    config.add_subscriber(refuse_fractions, ContextFound)
-    config.add_subscriber(lambda event: state.snapshots.clear(), ServerFlushed)
-    config.include("tests.kinto.faults")
+    config.add_tween("tests.kinto.plugin.tween", under=INGRESS)
 
 
-def refuse_fractions(event: Any) -> None:
-    """Records with floats cannot be signed, so that no server takes them."""
-    request = event.request
-    if request.method not in {"POST", "PUT", "PATCH"} or "/records" not in request.path:
-        return
-    try:
-        written = request.json_body if request.content_type.endswith("json") else json.loads(request.POST["data"])
-    except (ValueError, KeyError):
-        # Kinto itself says what is wrong.
-        return
-    if _has_fraction(written):
-        raise_invalid(request, location="body", name="data", description="a record may not have floats")
+def make_chains_of_now() -> Chains:
+    """Certificates around the real clock, which the clients have."""
+    import datetime
+
+    return make_chains(datetime.datetime.now(datetime.UTC))
 
 
-def _has_fraction(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(map(_has_fraction, value.values()))
-    return any(map(_has_fraction, value)) if isinstance(value, list) else isinstance(value, float)
+def tween(handler: Any, registry: Any) -> Any:
+    """Outermost: the log, CORS and faults."""
+    state: State = registry.rs_state
+
+    def handle(request: Any) -> Any:
+        if request.method == "OPTIONS":
+            response = Response(status=200)
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
+            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            response.headers["Access-Control-Allow-Origin"] = "*"
+            return response
+        fault = None
+        if not request.path.startswith("/v1/__"):
+            with state.lock:
+                state.requests.append(f"{request.method} {request.path_qs}")
+                fault = _due(state.faults, request)
+        response = _broken(fault, handler, request) if fault else handler(request)
+        if not (fault and fault.get("no_cors")):
+            response.headers["Access-Control-Allow-Origin"] = "*"
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+        return response
+
+    return handle
+
+
+def _due(faults: list[dict[str, Any]], request: Any) -> dict[str, Any] | None:
+    for fault in faults:
+        if fault["times"] != 0 and request.method == "GET" and fnmatch.fnmatchcase(request.path, fault["path"]):
+            fault["times"] -= 1
+            return fault
+    return None
+
+
+def _broken(fault: dict[str, Any], handler: Any, request: Any) -> Any:
+    if "status" in fault or "body" in fault:
+        response = Response(status=fault.get("status", 200), body=fault.get("body", "{}").encode())
+        response.content_type = fault.get("content_type", "application/json")
+    else:
+        response = handler(request)
+        body = response.body
+        if "flip" in fault:
+            at = fault["flip"]
+            response = Response(body=body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :], headers=_kept(response))
+        elif "shorter" in fault:
+            response = Response(body=body[: -fault["shorter"]], headers=_kept(response))
+        elif "cut" in fault:
+            # A server that dies in the middle: the announced length is never reached.
+            response = Response(app_iter=[body[: fault["cut"]]], headers=_kept(response))
+            response.content_length = len(body)
+    for name, value in fault.get("headers", {}).items():
+        response.headers[name] = value
+    if fault.get("no_cors"):
+        for name in [name for name in response.headers if name.lower().startswith("access-control-")]:
+            del response.headers[name]
+    return response
+
+
+def _kept(response: Any) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in response.headerlist if name.lower() != "content-length"]
 
 
 def _parent(bucket: str, collection: str) -> str:
@@ -107,20 +155,20 @@ def _metadata(request: Any, bucket: str, collection: str) -> dict[str, Any]:
     raise HTTPNotFound(f"{bucket}/{collection}")
 
 
-def _timestamp_in(request: Any, name: str, *, required: bool = False) -> int | None:
-    text = request.GET.get(name)
-    if text is None and not required:
+def _timestamp_of(text: str | None, name: str) -> int | None:
+    if text is None:
         return None
-    plain = (text or "").removeprefix('"').removesuffix('"')
-    if not (plain.isascii() and plain.isdigit()):
-        raise_invalid(request, location="querystring", name=name, description="must be a timestamp")
+    plain = text.strip('"')
+    if not plain.isdigit():
+        raise HTTPBadRequest(f"{name} must be a timestamp")
     return int(plain)
 
 
 def monitor(request: Any) -> dict[str, Any]:
     """Which collections changed when."""
-    _timestamp_in(request, "_expected", required=True)
-    since = _timestamp_in(request, "_since") or 0
+    if _timestamp_of(request.GET.get("_expected"), "_expected") is None:
+        raise HTTPBadRequest("_expected is required")
+    since = _timestamp_of(request.GET.get("_since"), "_since") or 0
     storage = request.registry.storage
     changes = []
     for bucket in storage.list_all("bucket", ""):
@@ -144,22 +192,23 @@ def monitor(request: Any) -> dict[str, Any]:
 def changeset(request: Any) -> dict[str, Any]:
     """The signed changes of a collection."""
     bucket, collection = request.matchdict["bucket"], request.matchdict["collection"]
-    expected = _timestamp_in(request, "_expected", required=True)
-    since = _timestamp_in(request, "_since")
+    if _timestamp_of(request.GET.get("_expected"), "_expected") is None:
+        raise HTTPBadRequest("_expected is required")
+    since = _timestamp_of(request.GET.get("_since"), "_since")
     found = _metadata(request, bucket, collection)
     if since is not None and found.get("test_since") == "refused":
-        raise_invalid(request, location="querystring", name="_since", description="is too old")
+        raise HTTPBadRequest("_since is too old")
     if since is not None and found.get("test_since") == "full":
-        address = f"{_state(request).base_url}{_parent(bucket, collection)}/changeset"
-        raise HTTPTemporaryRedirect(f"{address}?_expected={expected}")
+        query = f"_expected={request.GET['_expected']}"
+        raise HTTPTemporaryRedirect(f"{_state(request).base_url}{_parent(bucket, collection)}/changeset?{query}")
     if "test_snapshot" in found:
-        return copy.deepcopy(_state(request).snapshots[bucket, collection, found["test_snapshot"]])
+        return copy.deepcopy(_state(request).snapshots[collection, found["test_snapshot"]])
     if "test_replay" in found:
         return _answer(request, bucket, found["test_replay"], None, {})
     return _answer(request, bucket, collection, since, found)
 
 
-def _answer(request: Any, bucket: str, collection: str, since: int | None, wishes: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(request: Any, bucket: str, collection: str, since: int | None, wishes: dict[str, Any]) -> dict[str, Any]:
     storage = request.registry.storage
     parent = _parent(bucket, collection)
     timestamp = storage.resource_timestamp("record", parent)
@@ -172,11 +221,12 @@ def _answer(request: Any, bucket: str, collection: str, since: int | None, wishe
     found = _metadata(request, bucket, collection)
     signatures = _signatures(_state(request), records, timestamp, collection, wishes)
     metadata = {
+        "id": collection,
+        "bucket": bucket,
+        "last_modified": found["last_modified"],
         "schema": {},
         "sort": "-last_modified",
         "displayFields": [],
-        **{name: value for name, value in found.items() if not name.startswith("test_")},
-        "bucket": bucket,
         "attachment": {"bundle": bool(wishes.get("test_bundle"))},
     }
     if signatures is not None:
@@ -191,7 +241,7 @@ def _answer(request: Any, bucket: str, collection: str, since: int | None, wishe
 
 
 def _signatures(
-    state: State, records: Any, timestamp: int, collection: str, wishes: Mapping[str, Any]
+    state: State, records: Any, timestamp: int, collection: str, wishes: dict[str, Any]
 ) -> list[dict[str, str]] | None:
     fault = wishes.get("test_signatures")
     if fault == "none":
@@ -242,13 +292,9 @@ def bundle(request: Any) -> Response:
 
 
 def resign(request: Any) -> dict[str, Any]:
-    """Move the timestamps without a change, as a renewed signature does."""
-    bucket, collection = request.matchdict["bucket"], request.matchdict["collection"]
+    """Move the timestamp without a change, as a renewed signature does."""
+    parent = _parent(request.matchdict["bucket"], request.matchdict["collection"])
     storage = request.registry.storage
-    found = _metadata(request, bucket, collection)
-    del found["last_modified"]
-    storage.update("collection", f"/buckets/{bucket}", collection, found)
-    parent = _parent(bucket, collection)
     made = storage.create("record", parent, {"id": "resign"})
     storage.delete("record", parent, made["id"], with_deleted=False)
     return {"timestamp": storage.resource_timestamp("record", parent)}
@@ -259,8 +305,29 @@ def snapshot(request: Any) -> dict[str, Any]:
     bucket, collection = request.matchdict["bucket"], request.matchdict["collection"]
     found = _metadata(request, bucket, collection)
     answer = _answer(request, bucket, collection, None, found)
-    _state(request).snapshots[bucket, collection, request.json_body["name"]] = answer
+    _state(request).snapshots[collection, request.json_body["name"]] = answer
     return {}
+
+
+def add_fault(request: Any) -> dict[str, Any]:
+    """Add a fault: `path` (shell pattern), `times` (default: always), and what to do."""
+    with _state(request).lock:
+        _state(request).faults.append({"times": -1, **request.json_body})
+    return {}
+
+
+def mend(request: Any) -> dict[str, Any]:
+    """Forget faults and the log."""
+    state = _state(request)
+    with state.lock:
+        state.faults.clear()
+        state.requests.clear()
+    return {}
+
+
+def requests(request: Any) -> list[str]:
+    """What was asked for since the log was emptied."""
+    return list(_state(request).requests)
 
 
 def _state(request: Any) -> State:

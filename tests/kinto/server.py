@@ -1,39 +1,36 @@
 """Starts Kinto with our plugin on loopback: `python -m tests.kinto.server`.
 
 The first line of its output is JSON: `url`, `root_sha256`, `all_ec_root_sha256`, and `bad_chains`, from the names of
-signers to why they are refused. It ends when its input does, or at SIGTERM, and takes its files with it.
+signers to why they are refused. It ends when its input does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
 import logging
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.chains import make_chains
-
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
-    "kinto.includes": "kinto.plugins.flush kinto_attachment tests.kinto.plugin",
+    "kinto.includes": "kinto.plugins.accounts kinto.plugins.flush kinto_attachment tests.kinto.plugin",
     "kinto.storage_backend": "kinto.core.storage.memory",
     "kinto.cache_backend": "kinto.core.cache.memory",
     "kinto.permission_backend": "kinto.core.permission.memory",
     "kinto.userid_hmac_secret": "not a secret",
-    # Any name and password: accounts would cost every test half a second of bcrypt.
-    "multiauth.policies": "basicauth",
-    "kinto.bucket_create_principals": "system.Authenticated",
+    "multiauth.policies": "account",
+    "multiauth.policy.account.use": "kinto.plugins.accounts.authentication.AccountsAuthenticationPolicy",
+    "kinto.account_create_principals": "system.Everyone",
+    "kinto.account_write_principals": "account:admin",
+    "kinto.bucket_create_principals": "account:admin",
     "kinto.cors_origins": "*",
     "kinto.attachment.base_url": "",
     "kinto.attachment.folder": "{bucket_id}-workspace/{collection_id}",
@@ -46,13 +43,11 @@ def main() -> None:
     """Serve until the input ends."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with ThreadPoolExecutor() as pool, tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
-        # Around the real clock, which the clients have. Keys are made while Kinto is imported.
-        chains = pool.submit(make_chains, datetime.datetime.now(datetime.UTC))
-        import kinto
-        from waitress.server import create_server
+    from waitress.server import create_server
 
+    import kinto
+
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         application: Any = kinto.main(
@@ -64,16 +59,16 @@ def main() -> None:
                 "kinto.attachment.extra.base_url": f"{url}/attachments/",
                 "test.base_url": url,
                 "test.attachments": folder,
-                "test.chains": chains,
             },
         )
         server = create_server(application, sockets=[listener], threads=8)
         threading.Thread(target=server.run, daemon=True).start()
+        chains = application.registry.rs_state.chains
         told = {
             "url": url,
-            "root_sha256": chains.result().root_sha256,
-            "all_ec_root_sha256": chains.result().all_ec_root_sha256,
-            "bad_chains": chains.result().reasons,
+            "root_sha256": chains.root_sha256,
+            "all_ec_root_sha256": chains.all_ec_root_sha256,
+            "bad_chains": chains.reasons,
         }
         print(json.dumps(told), flush=True)
         sys.stdin.read()
@@ -115,10 +110,7 @@ class KintoServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._process.communicate(timeout=20)
-        finally:
-            self._process.kill()
+        self._process.communicate(input="", timeout=20)
 
 
 if __name__ == "__main__":
