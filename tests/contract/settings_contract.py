@@ -315,10 +315,15 @@ async def case_16_last_good_records_stay_when_the_signature_is_bad_twice(k: Kint
     await k.put("b")
     heard: list[str] = []
     settings.on_sync(lambda collection, result: heard.append(collection))
-    for wishes in ({"test_tamper": {"x": 1}}, {"test_signers": ["expired"]}, {"test_signers": ["wrong_root"]}):
+    for wishes, reason in (
+        ({"test_tamper": {"x": 1}}, "not that of these records"),
+        ({"test_signers": ["expired"]}, "has expired"),
+        ({"test_signers": ["wrong_root"]}, "is the trusted one"),
+        ({"test_signers": ["wrong_name"]}, "and not for"),
+    ):
         await k.change(**{"test_tamper": None, "test_signers": None, **wishes})
         await k.admin.mend()
-        with raises(SignatureError, k.collection):
+        with raises(SignatureError, k.collection, reason):
             await settings.sync(k.collection)
         # Once with what is stored, once from scratch.
         assert ["_since" in request for request in await k.changesets()] == [True, False]
