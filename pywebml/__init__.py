@@ -6,9 +6,11 @@ vectors = await engine.run("A sentence.", pooling="mean", normalize=True)
 
 from pywebml.abort import AbortController, AbortSignal
 from pywebml.engine import Engine, RunMetrics, create_engine, get_engine, list_engines
-from pywebml.hub import ModelHub
+from pywebml.hub import ModelHub, Selection, StoredModels
+from pywebml.library import is_cached, plan, prefetch, stored_models
 from pywebml.options import Configuration, PipelineOptions, configure
 from pywebml.pipelines import AutoTokenizer, Pipeline, pipeline
+from pywebml.planning import Plan
 from pywebml.platform import get_platform
 from pywebml.progress import ProgressEvent
 from pywebml.settings import RemoteSettings
@@ -25,16 +27,23 @@ __all__ = [
     "ModelHub",
     "Pipeline",
     "PipelineOptions",
+    "Plan",
     "ProgressEvent",
     "RemoteSettings",
     "RunMetrics",
+    "Selection",
+    "StoredModels",
     "TaskContext",
     "Tokenizer",
     "configure",
     "create_engine",
     "get_engine",
     "get_platform",
+    "is_cached",
     "list_engines",
     "pipeline",
+    "plan",
+    "prefetch",
+    "stored_models",
     "task",
 ]

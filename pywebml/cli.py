@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pywebml
+from pywebml import models_cli
 from pywebml.errors import OptionsError, PywebmlError
 
 
@@ -18,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words after `pywebml`; default those of the process.
 
     Returns:
-        Exit status: 0 for success, 1 for an error of this package, whose message is on standard error. Wrong words end
-        in `SystemExit` with 2.
+        Exit status: 0 for success, 1 for an error of this package, whose message is on standard error, 130 when the
+        user stopped it. Wrong words end in `SystemExit` with 2.
     """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
@@ -30,14 +31,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.fields += rest
     try:
         arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        return _complain(_missing(error, "native"))
     except PywebmlError as error:
-        print(f"pywebml: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        return _complain(error)
+    except KeyboardInterrupt:
+        print("pywebml: stopped", file=sys.stderr)
+        return 130
     return 0
 
 
+def _complain(error: PywebmlError) -> int:
+    print(f"pywebml: {type(error).__name__}: {error}", file=sys.stderr)
+    return 1
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pywebml", description="Prepare models for the browser.")
+    parser = argparse.ArgumentParser(prog="pywebml", description="Models for the browser and for CPython.")
     parser.add_argument("--version", action="version", version=f"pywebml {pywebml.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -66,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--revision", default="main", metavar="R", help="in the hub, such as v1.0.0 (default: %(default)s)"
     )
     convert.set_defaults(run=_convert)
+    models_cli.add_commands(commands)
     try:
         from pywebml.prepare.settings_cli import add_commands
     except ModuleNotFoundError as error:

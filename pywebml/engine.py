@@ -21,11 +21,13 @@ from pywebml.errors import (
     StoreError,
     TaskError,
 )
-from pywebml.loading import DEFAULT_REVISION, Loaded, load, resolve_options
+from pywebml.loading import Loaded, ModelName, load, models_of
 from pywebml.options import Configuration, PipelineOptions, get_configuration
+from pywebml.planning import DEFAULT_REVISION, needs_model, resolve_options
 from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.progress import ProgressCallback, ignore_progress
 from pywebml.sources import model_hub, revalidate, settings_client
+from pywebml.tasks import get_task
 
 EngineStatus = Literal["loading", "ready", "closed"]
 Result = TypeVar("Result")
@@ -204,7 +206,9 @@ class Engine:
         async with self._loading:
             if self._loaded is None:
                 self._check_open()
-                loaded = await load(self.engine_id, self.options, self._platform, self._configuration, on_progress)
+                loaded = await load(
+                    self.engine_id, self.options, self._platform, self._configuration, on_progress, models_in_use()
+                )
                 if self._status == "closed":
                     loaded.terminate()
                     self._check_open()
@@ -244,6 +248,15 @@ _creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 def list_engines() -> list[Engine]:
     """The engines that were created and not terminated, oldest first."""
     return list(_engines.values())
+
+
+def models_in_use() -> set[ModelName]:
+    """The stored models that the live engines were made from: an aborted run may make them load again."""
+    names: set[ModelName] = set()
+    for engine in _engines.values():
+        if needs_model(get_task(engine.options.task_name or "")):
+            names |= models_of(model_hub(engine._platform, engine._configuration, engine.options), engine.options)
+    return names
 
 
 def get_engine(engine_id: str) -> Engine:
@@ -329,18 +342,11 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
 async def _purge_old_revisions(engine: Engine) -> None:
     """Delete what the engine's task had of its model before the settings moved it to another revision."""
     model = engine.options.model_id or ""
-    in_use: set[str] = set()
-    for live in _engines.values():
-        options = live.options
-        for name, revision in (
-            (options.model_id, options.model_revision),
-            (options.tokenizer_id or options.model_id, options.tokenizer_revision),
-        ):
-            if name == model and revision is not None:
-                in_use.add(revision)
     hub = model_hub(engine._platform, engine._configuration, engine.options)
+    prefix = hub.address.owner_prefix
+    keep = {revision for owner, name, revision in models_in_use() if (owner, name) == (prefix, model)}
     try:
-        await hub.delete_other_revisions(model, in_use, task_name=engine.options.task_name)
+        await hub.delete_other_revisions(model, keep, task_name=engine.options.task_name)
     except StoreError as error:
         _logger.warning("Old revisions of %s could not be deleted: %s", model, error)
 

@@ -13,11 +13,14 @@
     │   ├── AttachmentError           an attachment's bytes are not the ones its record describes
     │   └── NoMatchingRecordError     no record, or more than one, fits what was asked for
     ├── HubError                      the model hub
+    │   ├── ForbiddenURLError         the allow and deny list does not let this address through
     │   ├── FileNotFoundOnHubError    the hub has no such file
     │   ├── DownloadError             the hub could not be reached, or stopped in the middle
     │   └── IntegrityError            size, hash or kind of the bytes is wrong
     ├── StoreError                    the blob store
     │   ├── StoreUnavailableError     storage is switched off or broken
+    │   ├── DamagedFileError          the surroundings lost bytes of a stored file
+    │   ├── ArchiveError              an archive or folder to import is not one of models, or not whole
     │   └── QuotaExceededError        no room left
     ├── SessionError                  ONNX Runtime
     │   ├── RuntimeStartError         the runtime could not be started
@@ -111,12 +114,20 @@ class HubError(PywebmlError):
     """Model hub: base class."""
 
 
+class ForbiddenURLError(HubError):
+    """The allow and deny list does not let this address through. Details: `url`, `reason`.
+
+    The reason is Firefox's: `DENIED` when an entry forbids the address, `DISALLOWED` when no entry allows it.
+    """
+
+
 class FileNotFoundOnHubError(HubError):
     """The hub has no such file. Details: `url`, `status`."""
 
 
 class DownloadError(HubError):
-    """The hub could not be reached, or stopped in the middle. Details: `url`."""
+    """The hub could not be reached, or stopped in the middle. Details: `url`; `status` and `retryAfter` (seconds) where
+    the hub gave them."""
 
 
 class IntegrityError(HubError):
@@ -131,8 +142,16 @@ class StoreUnavailableError(StoreError):
     """Storage is switched off, blocked or broken."""
 
 
+class DamagedFileError(StoreError):
+    """The surroundings lost bytes of a stored file. It was removed; the next try downloads it. Details: `key`."""
+
+
+class ArchiveError(StoreError):
+    """An archive or folder to import is not one of models, or not whole. Details: `path`."""
+
+
 class QuotaExceededError(StoreError):
-    """There is no room left in storage."""
+    """There is no room left in storage. Details: `needed`, `available`, `limit` where they are known, in bytes."""
 
 
 class SessionError(PywebmlError):

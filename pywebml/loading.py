@@ -1,28 +1,45 @@
-"""From options to a loaded task: what to load, which files, and the runtime that takes them."""
+"""From options to a loaded task: fetch what the plan says, start the runtime, load the model."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pywebml.abort import together
-from pywebml.errors import OptionsError
-from pywebml.hub import ModelHub
-from pywebml.models import ModelConfig, ModelModule, model_modules
+from pywebml.errors import DamagedFileError, ModelLoadError, StoreError, TokenizerError
+from pywebml.hub import ModelHub, StoredModels
+from pywebml.hub.space import make_room
+from pywebml.models import ModelConfig
 from pywebml.options import Configuration, PipelineOptions
+from pywebml.planning import (
+    TOKENIZER_FILES,
+    ModelFile,
+    Plan,
+    RuntimeFile,
+    config_file,
+    find_runtime,
+    model_files,
+    modules_of,
+    needs_model,
+    plan_files,
+    tokenizer_source,
+)
 from pywebml.platform import BlobKey, Platform, Session, SessionWorker
-from pywebml.progress import ProgressCallback
-from pywebml.settings import RemoteSettings, select_options, select_runtime
-from pywebml.sources import OPTIONS_COLLECTION, RUNTIME_COLLECTION, model_hub, settings_client
-from pywebml.tasks import Task, TaskContext, TaskDefinition, get_task
+from pywebml.progress import FileName, ProgressCallback, TotalProgress
+from pywebml.sources import RUNTIME_COLLECTION, model_hub, settings_client
+from pywebml.tasks import Task, TaskContext, get_task
 from pywebml.tokenization import Tokenizer
 
-DEFAULT_RUNTIME_FILE = "ort-wasm-simd-threaded.wasm"
-DEFAULT_DTYPE = "q8"
-DEFAULT_REVISION = "main"
 MOST_DEFAULT_THREADS = 4
+FILES_AT_ONCE = 4
+
+ModelName = tuple[str, str, str]
+"""Hub, model and revision."""
+
+_logger = logging.getLogger("pywebml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +66,141 @@ class Loaded:
             self.worker.terminate()
 
 
-async def resolve_options(chosen: PipelineOptions, settings: RemoteSettings | None) -> PipelineOptions:
-    """Leave nothing open: settings record, then the caller's word over it, then the task's and our defaults."""
-    options = chosen
-    if settings is not None and (chosen.feature_id or chosen.task_name):
-        record = select_options(
-            await settings.get(OPTIONS_COLLECTION),
-            feature_id=chosen.feature_id,
-            task_name=chosen.task_name,
-            model_id=chosen.model_id,
+class EngineFiles:
+    """The files of one engine on their way into the store.
+
+    Args:
+        engine_id: Goes into the events.
+        options: With nothing left open.
+        platform: Where they are kept.
+        configuration: Where they come from.
+        on_progress: Gets the events of every file, and those of all together.
+        in_use: Models that must not make room.
+    """
+
+    def __init__(
+        self,
+        engine_id: str,
+        options: PipelineOptions,
+        platform: Platform,
+        configuration: Configuration,
+        on_progress: ProgressCallback,
+        in_use: Collection[ModelName] = (),
+    ) -> None:
+        self._options = options
+        self._platform = platform
+        self._configuration = configuration
+        self._in_use = in_use
+        self._hub = model_hub(platform, configuration, options)
+        metadata = {
+            "engineId": engine_id,
+            "model": options.model_id,
+            "revision": options.model_revision,
+            "file": None,
+            "url": None,
+            "taskName": options.task_name,
+        }
+        self._progress = TotalProgress(on_progress, engine_id, metadata)
+        self._common: dict[str, Any] = {
+            "task_name": options.task_name,
+            "engine_id": engine_id,
+            "on_progress": self._progress,
+        }
+        self._slots = asyncio.Semaphore(FILES_AT_ONCE)
+        self._keys: dict[FileName, asyncio.Future[BlobKey | None]] = {}
+        self._runtime: RuntimeFile | None = None
+        self.config = ModelConfig("", {})
+
+    async def plan(self) -> Plan:
+        """Read `config.json` and find out what else is needed."""
+        first = config_file(self._options)
+        key, self._runtime = await together(
+            self._hub.get_file(first.model, first.revision, first.path, **self._common),
+            find_runtime(self._platform, self._configuration, self._options),
         )
-        if record is not None:
-            options = PipelineOptions.from_record(record).overlaid_by(chosen)
-    if options.task_name is None:
-        raise OptionsError(
-            "No task: give task_name, such as 'feature-extraction', or a feature_id that the settings know.",
-            field="task_name",
-            value=None,
-        )
-    definition = get_task(options.task_name)
-    model_id = options.model_id or definition.default_model
-    if definition.modules and model_id is None:
-        raise OptionsError(
-            f"The task {definition.name} has no default model: give model_id.", field="model_id", value=None
-        )
-    defaults = PipelineOptions(
-        model_id=model_id,
-        model_revision=DEFAULT_REVISION,
-        dtype=DEFAULT_DTYPE,
-        device="wasm",
-        num_threads=0,
-        backend="onnx",
-        runtime_filename=DEFAULT_RUNTIME_FILE,
-        timeout_ms=-1,
-    )
-    return defaults.overlaid_by(options)
+        data = await self._hub.read_stored(first.model, first.revision, first.path)
+        self.config = ModelConfig.from_json(data, first.model)
+        files = await plan_files(self._hub, model_files(self._options, self.config))
+        loop = asyncio.get_running_loop()
+        self._keys = {planned.file.name: loop.create_future() for planned in files}
+        self._keys[first.name].set_result(key)
+        return Plan(self._options, (*files, *([self._runtime.planned] if self._runtime else [])))
+
+    async def fetch(self, plan: Plan) -> BlobKey | None:
+        """Have every file of the plan in the store; `key` waits for single ones meanwhile. Returns the runtime's file.
+
+        Raises:
+            SettingsError: The runtime could not be fetched.
+            HubError: A file of the model could not be fetched.
+            StoreError: There is no room, or the store cannot be used.
+        """
+        self._progress.start({planned.file.name: planned.size or 0 for planned in plan.files})
+        try:
+            await make_room(
+                self._platform,
+                plan.missing,
+                limit=self._configuration.max_cache_bytes,
+                keep={*self._in_use, *models_of(self._hub, self._options)},
+            )
+            runtime, *_ = await together(
+                self._fetch_runtime(),
+                *(self._fetch(planned.file) for planned in plan.files if planned.file.name in self._keys),
+            )
+        except BaseException:
+            self._progress.done(ok=False)
+            for waited in self._keys.values():
+                waited.cancel()
+            raise
+        self._progress.done()
+        await self._note_use()
+        return cast("BlobKey | None", runtime)
+
+    async def key(self, file: ModelFile) -> BlobKey | None:
+        """Name of a planned file in the store, as soon as it is there; None when the hub has no such optional file."""
+        return await asyncio.shield(self._keys[file.name])
+
+    async def read(self, model: str, revision: str, path: str) -> bytes:
+        """The bytes of a small file of the plan, as soon as it is there."""
+        await asyncio.shield(self._keys[model, revision, path])
+        return await self._hub.read_stored(model, revision, path)
+
+    async def remove_damaged(self) -> bool:
+        """Compare what was fetched with its hashes, and remove what is not the same any more; whether any was, or is
+        not there any more."""
+        keys = [key.result() for key in self._keys.values() if key.done() and not key.cancelled()]
+        damaged = [key for key in keys if key is not None and not await self._platform.blobs.verify(key)]
+        await self._platform.blobs.delete(damaged)
+        return bool(damaged)
+
+    async def _fetch(self, file: ModelFile) -> None:
+        if self._keys[file.name].done():
+            return
+        async with self._slots:
+            key = await self._hub.get_file(file.model, file.revision, file.path, required=file.required, **self._common)
+        self._keys[file.name].set_result(key)
+
+    async def _fetch_runtime(self) -> BlobKey | None:
+        settings = settings_client(self._platform, self._configuration)
+        if self._runtime is None or settings is None:
+            return None
+        return await settings.attachment(RUNTIME_COLLECTION, self._runtime.record, self._progress)
+
+    async def _note_use(self) -> None:
+        keys = [key.result() for key in self._keys.values()]
+        name = self._options.engine_id or self._options.feature_id
+        try:
+            await StoredModels(self._platform).note_use(
+                [key for key in keys if key is not None], self._options.task_name, name
+            )
+        except StoreError as error:
+            _logger.warning("The use of %s could not be noted: %s", self._options.model_id, error)
+
+
+def models_of(hub: ModelHub, options: PipelineOptions) -> set[ModelName]:
+    """The stored models that an engine with these options needs."""
+    prefix = hub.address.owner_prefix
+    names = {(options.model_id or "", options.model_revision or ""), tokenizer_source(options)}
+    return {(prefix, model, revision) for model, revision in names}
 
 
 async def load(
@@ -92,32 +209,64 @@ async def load(
     platform: Platform,
     configuration: Configuration,
     on_progress: ProgressCallback,
+    in_use: Collection[ModelName] = (),
 ) -> Loaded:
     """Fetch everything that the options name and load it."""
     definition = get_task(options.task_name or "")
-    if not definition.modules and not definition.tokenizer:
+    if not needs_model(definition):
         return Loaded(definition.build(TaskContext(options.model_id or "", None, None, {})), None, {})
-    files = _EngineFiles(engine_id, options, model_hub(platform, configuration, options), on_progress)
 
-    # The runtime and the model's files do not wait for each other.
-    config = asyncio.ensure_future(files.config())
-    runtime, _, tokenizer, modules = await together(
-        _runtime_file(platform, configuration, options, on_progress),
-        config,
-        files.tokenizer(definition),
-        files.modules(definition, config),
-    )
+    def files() -> EngineFiles:
+        return EngineFiles(engine_id, options, platform, configuration, on_progress, in_use)
+
+    first = files()
+    try:
+        return await _load(first, options, platform)
+    except DamagedFileError as error:
+        _logger.warning("%s", error)
+    except (StoreError, ModelLoadError, TokenizerError) as error:
+        # Somebody has deleted a file meanwhile, or its bytes were changed, which a store does not notice by itself.
+        if not await first.remove_damaged():
+            raise
+        _logger.warning("Stored files of %s were damaged and are fetched again: %s", options.model_id, error)
+    # The file is gone from the store, so that this fetches it again.
+    return await _load(files(), options, platform)
+
+
+async def _load(files: EngineFiles, options: PipelineOptions, platform: Platform) -> Loaded:
+    definition = get_task(options.task_name or "")
+    plan = await files.plan()
+    runtime, tokenizer = await together(files.fetch(plan), _tokenizer(files, options))
     worker = await platform.start_session_worker(runtime, num_threads=_thread_count(options, platform))
     try:
-        sessions = {
-            module.name: await worker.create_session(model, external_data=external_data)
-            for module, model, external_data in modules
-        }
-        context = TaskContext(options.model_id or "", config.result(), tokenizer, sessions)
+        sessions = {}
+        for module in modules_of(options, files.config):
+            model, *data = [
+                await files.key(ModelFile(options.model_id or "", options.model_revision or "", path, "weights"))
+                for path in (module.path, *(path for _, path in module.external_data))
+            ]
+            names = [name for name, _ in module.external_data]
+            sessions[module.name] = await worker.create_session(
+                cast("BlobKey", model), external_data=dict(zip(names, cast("list[BlobKey]", data), strict=True))
+            )
+        present = {planned.file.name: planned.file for planned in plan.files}
+        optional = {}
+        for path in definition.optional_files:
+            file = present.get((options.model_id or "", options.model_revision or "", path))
+            if file is not None and await files.key(file) is not None:
+                optional[path] = await files.read(*file.name)
+        context = TaskContext(options.model_id or "", files.config, tokenizer, sessions, optional)
         return Loaded(definition.build(context), worker, sessions)
     except BaseException:
         worker.terminate()
         raise
+
+
+async def _tokenizer(files: EngineFiles, options: PipelineOptions) -> Tokenizer | None:
+    if not get_task(options.task_name or "").tokenizer:
+        return None
+    model, revision = tokenizer_source(options)
+    return Tokenizer.from_json(*await together(*(files.read(model, revision, path) for path in TOKENIZER_FILES)))
 
 
 async def load_tokenizer(hub: ModelHub, model: str, revision: str, **options: Any) -> Tokenizer:
@@ -129,80 +278,9 @@ async def load_tokenizer(hub: ModelHub, model: str, revision: str, **options: An
         revision: Branch, tag or commit.
         **options: Of `ModelHub.read_file`.
     """
-    tokenizer_json, tokenizer_config = await together(
-        hub.read_file(model, revision, "tokenizer.json", **options),
-        hub.read_file(model, revision, "tokenizer_config.json", **options),
+    return Tokenizer.from_json(
+        *await together(*(hub.read_file(model, revision, path, **options) for path in TOKENIZER_FILES))
     )
-    return Tokenizer.from_json(tokenizer_json, tokenizer_config)
-
-
-class _EngineFiles:
-    """Fetches the files of one engine."""
-
-    def __init__(self, engine_id: str, options: PipelineOptions, hub: ModelHub, on_progress: ProgressCallback) -> None:
-        self._options = options
-        self._hub = hub
-        self._model = options.model_id or ""
-        self._revision = options.model_revision or DEFAULT_REVISION
-        self._common: dict[str, Any] = {
-            "task_name": options.task_name,
-            "engine_id": engine_id,
-            "on_progress": on_progress,
-        }
-
-    async def config(self) -> ModelConfig:
-        data = await self._hub.read_file(self._model, self._revision, "config.json", **self._common)
-        return ModelConfig.from_json(data, self._model)
-
-    async def tokenizer(self, definition: TaskDefinition) -> Tokenizer | None:
-        if not definition.tokenizer:
-            return None
-        model = self._options.tokenizer_id or self._model
-        revision = self._options.tokenizer_revision
-        if revision is None:
-            revision = self._revision if model == self._model else DEFAULT_REVISION
-        return await load_tokenizer(self._hub, model, revision, **self._common)
-
-    async def modules(
-        self, definition: TaskDefinition, config: asyncio.Future[ModelConfig]
-    ) -> list[tuple[ModelModule, BlobKey, dict[str, BlobKey]]]:
-        plan = model_modules(
-            definition.modules,
-            self._options.dtype or DEFAULT_DTYPE,
-            await asyncio.shield(config),
-            self._options.use_external_data_format,
-        )
-        paths = [path for module in plan for path in (module.path, *(path for _, path in module.external_data))]
-        fetched = dict(zip(paths, await together(*map(self._file, paths)), strict=True))
-        return [
-            (module, fetched[module.path], {name: fetched[path] for name, path in module.external_data})
-            for module in plan
-        ]
-
-    async def _file(self, path: str) -> BlobKey:
-        key: BlobKey = await self._hub.get_file(self._model, self._revision, path, **self._common)
-        return key
-
-
-async def _runtime_file(
-    platform: Platform, configuration: Configuration, options: PipelineOptions, on_progress: ProgressCallback
-) -> BlobKey | None:
-    if not platform.environment.needs_runtime_file:
-        return None
-    settings = settings_client(platform, configuration)
-    if settings is None:
-        raise OptionsError(
-            "No settings server: ONNX Runtime's WASM file is listed there. Call configure(settings_server=…) or "
-            "configure(assets_base=…) with the address of a built dist/ folder.",
-            field="settings_server",
-            value=None,
-        )
-    record = select_runtime(
-        await settings.get(RUNTIME_COLLECTION),
-        name=options.runtime_filename or DEFAULT_RUNTIME_FILE,
-        version=platform.environment.runtime_version,
-    )
-    return await settings.attachment(RUNTIME_COLLECTION, record, on_progress)
 
 
 def _thread_count(options: PipelineOptions, platform: Platform) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pywebml.errors import OptionsError
@@ -38,6 +38,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MODEL_ID = re.compile(r"(?:[A-Za-z0-9_\-.]+/)?[A-Za-z0-9_\-.:]+")
 _REVISION = re.compile(r"[A-Za-z0-9_.\-]+(?:/[A-Za-z0-9_.\-]+)*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
+_ORIGIN = re.compile(r"https?://[^/?#@\s]+")
+# What HTTP allows in a bearer token (RFC 6750).
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 _Check = Callable[[str, Any], None]
 
@@ -85,8 +88,56 @@ def _boolean(field: str, value: Any) -> None:
 
 
 def _chunks(field: str, value: Any) -> None:
-    if not isinstance(value, bool):
+    if isinstance(value, Mapping):
+        _by_file_name(_chunks)(field, value)
+    elif not isinstance(value, bool):
         _whole_number(0, 100)(field, value)
+
+
+def _by_file_name(check: _Check) -> _Check:
+    """A mapping from names of files, such as `decoder_model_merged`, to values of their own."""
+
+    def check_each(field: str, value: Any) -> None:
+        for name, item in value.items():
+            if not isinstance(name, str) or not _FILE_NAME.fullmatch(name) or isinstance(item, Mapping):
+                raise _refuse(field, value, "give one value, or one for each file name, such as {'encoder_model': …}")
+            check(f"{field}[{name!r}]", item)
+
+    return check_each
+
+
+def _dtype(field: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        _by_file_name(_dtype)(field, value)
+    else:
+        _one_of(DTYPES)(field, value)
+
+
+def _access_tokens(field: str, value: Any) -> None:
+    # The refused value is not repeated: it may be a secret.
+    if not isinstance(value, Mapping):
+        raise OptionsError(
+            f"Option {field} is not valid: give an object from origin to token.", field=field, value=None
+        )
+    for origin, token in value.items():
+        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+            raise OptionsError(
+                f"Option {field} is not valid: one of its names is no origin. Give names like "
+                "'https://huggingface.co', with no path.",
+                field=field,
+                value=None,
+            )
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise OptionsError(
+                f"Option {field} is not valid: the token for {origin} must be a text without spaces.",
+                field=field,
+                value=None,
+            )
+
+
+def _entries(field: str, value: Any) -> None:
+    if not isinstance(value, Sequence) or isinstance(value, str) or any(not isinstance(e, Mapping) for e in value):
+        raise _refuse(field, value, "give a list of objects with 'filter' and 'urlPrefix'")
 
 
 def _device(field: str, value: Any) -> None:
@@ -110,7 +161,7 @@ _CHECKS: Mapping[str, _Check] = {
     "model_revision": _revision,
     "tokenizer_id": _model_id,
     "tokenizer_revision": _revision,
-    "dtype": _one_of(DTYPES),
+    "dtype": _dtype,
     "device": _device,
     "num_threads": _whole_number(0, MAX_THREADS),
     "use_external_data_format": _chunks,
@@ -125,6 +176,10 @@ _CONFIGURATION_CHECKS: Mapping[str, _Check] = {
         "give the SHA-256 of a root certificate, 64 hexadecimal digits",
     ),
     "allow_unsigned_settings": _boolean,
+    "hub_access_tokens": _access_tokens,
+    "allow_deny_list": _entries,
+    "max_cache_bytes": _whole_number(0, 2**53),
+    "stall_timeout_ms": _whole_number(1, MAX_TIMEOUT_MS),
 }
 
 
@@ -144,11 +199,12 @@ class PipelineOptions:
         model_revision: Branch, tag or commit; default `main`.
         tokenizer_id: Where the tokenizer comes from; default the model.
         tokenizer_revision: Its revision; default the model's.
-        dtype: Precision of the weights, which picks the file; default `q8`.
+        dtype: Precision of the weights, which picks the file; default `q8`. For models of several files also by file
+            name: `{"encoder_model": "fp32", "decoder_model_merged": "q4"}`.
         device: `wasm` (default); `cpu` means the same.
         num_threads: 0 (default) lets the runtime choose.
-        use_external_data_format: Whether weights lie in files beside the `.onnx`, or how many such files; default
-            what the model's `config.json` says.
+        use_external_data_format: Whether weights lie in files beside the `.onnx`, or how many such files; also by file
+            name. Default: what the model's `config.json` says.
         backend: `onnx`.
         runtime_filename: Name in `ml-onnx-runtime`; default the plain CPU build.
 
@@ -167,10 +223,10 @@ class PipelineOptions:
     model_revision: str | None = None
     tokenizer_id: str | None = None
     tokenizer_revision: str | None = None
-    dtype: str | None = None
+    dtype: str | Mapping[str, str] | None = None
     device: str | None = None
     num_threads: int | None = None
-    use_external_data_format: bool | int | None = None
+    use_external_data_format: bool | int | Mapping[str, bool | int] | None = None
     backend: str | None = None
     runtime_filename: str | None = None
 
@@ -201,12 +257,12 @@ class PipelineOptions:
 
     def overlaid_by(self, other: PipelineOptions) -> PipelineOptions:
         """These options, with everything that `other` chose put on top."""
-        chosen = {field.name: getattr(other, field.name) for field in fields(other)}
+        chosen = {option.name: getattr(other, option.name) for option in fields(other)}
         return replace(self, **{name: value for name, value in chosen.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
         """What was chosen, under camelCase names."""
-        values = {_camel_case(field.name): getattr(self, field.name) for field in fields(self)}
+        values = {_camel_case(option.name): getattr(self, option.name) for option in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     def same_engine(self, other: PipelineOptions) -> bool:
@@ -229,6 +285,12 @@ class Configuration:
             origin; outside browsers, only on this machine.
         hub_root_url: Root of the model hub. Default: `hub/` below `assets_base`.
         hub_url_template: Path of a model below the root, with `{model}` and `{revision}`.
+        hub_access_tokens: Tokens for private hubs, by origin: `{"https://huggingface.co": "hf_…"}`. A token goes to its
+            origin and nowhere else, and is stored nowhere.
+        allow_deny_list: Entries for `ml-model-allow-deny-list`, besides those of the settings server.
+        max_cache_bytes: When stored models would take more, those that were not used for the longest time make room.
+            Default: nothing that is stored is ever deleted to make room.
+        stall_timeout_ms: How long a download may stay silent before it is tried again.
 
     Raises:
         OptionsError: A value is not allowed.
@@ -240,12 +302,16 @@ class Configuration:
     allow_unsigned_settings: bool = False
     hub_root_url: str | None = None
     hub_url_template: str = "{model}/{revision}"
+    hub_access_tokens: Mapping[str, str] | None = field(default=None, repr=False)
+    allow_deny_list: Sequence[Mapping[str, Any]] | None = None
+    max_cache_bytes: int | None = None
+    stall_timeout_ms: int = 60_000
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
             if value is not None:
-                _CONFIGURATION_CHECKS.get(field.name, _text)(field.name, value)
+                _CONFIGURATION_CHECKS.get(entry.name, _text)(entry.name, value)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Configuration:
@@ -280,14 +346,12 @@ def get_configuration() -> Configuration:
 
 
 def _camel_case(name: str) -> str:
-    if name == "timeout_ms":
-        return "timeoutMS"
     first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
+    return first + "".join("MS" if part == "ms" else part.capitalize() for part in rest)
 
 
 def _field_names(cls: type[PipelineOptions] | type[Configuration]) -> dict[str, str]:
-    names = [field.name for field in fields(cls)]
+    names = [entry.name for entry in fields(cls)]
     return {name: name for name in names} | {_camel_case(name): name for name in names}
 
 
@@ -300,7 +364,8 @@ def _named_fields(
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(sorted(set(names.values())))}."
-            raise OptionsError(f"There is no {what} '{key}'. {hint}", field=key, value=_plain(value))
+            # The value is not repeated: under its right name it may be a secret.
+            raise OptionsError(f"There is no {what} '{key}'. {hint}", field=key, value=None)
         if value is not None:
             chosen[names[key]] = value
     return chosen

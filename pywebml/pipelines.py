@@ -7,8 +7,9 @@ from typing import Any
 
 from pywebml.abort import AbortSignal
 from pywebml.engine import Engine, create_engine
-from pywebml.loading import DEFAULT_REVISION, load_tokenizer
+from pywebml.loading import load_tokenizer
 from pywebml.options import PipelineOptions
+from pywebml.planning import DEFAULT_REVISION
 from pywebml.platform import get_platform
 from pywebml.progress import ProgressCallback, ignore_progress
 from pywebml.sources import model_hub

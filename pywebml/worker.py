@@ -11,17 +11,17 @@ from typing import Any
 from urllib.parse import urljoin
 
 from pywebml.engine import Engine, create_engine, get_engine, list_engines
-from pywebml.errors import OptionsError, SettingsError, TaskError
+from pywebml.errors import OptionsError, SettingsError, TaskError, UnknownCollectionError
 from pywebml.options import PipelineOptions, configure
 from pywebml.platform import NetworkError, get_platform
 from pywebml.platform.rpc import Call
 from pywebml.settings import RemoteSettings, SyncResult
-from pywebml.sources import OPTIONS_COLLECTION, RUNTIME_COLLECTION, model_hub, settings_client
+from pywebml.sources import ALLOW_DENY_COLLECTION, COLLECTIONS, settings_client
 from pywebml.tasks import get_task, task_names
+from pywebml.worker_models import MODEL_METHODS
+from pywebml.worker_params import Params, list_param, object_param, text_param
 
 MAX_TASK_SOURCE = 4 * 1024 * 1024
-
-Params = Mapping[str, Any]
 
 
 def serve(channel: Any, configuration: str) -> Callable[[int, str | None, Any], None]:
@@ -53,13 +53,13 @@ async def call(method: str, params: Params, caller: Call) -> Any:
 
 
 async def _create_engine(params: Params, caller: Call) -> dict[str, Any]:
-    options = PipelineOptions.from_mapping(_object(params, "options"))
+    options = PipelineOptions.from_mapping(object_param(params, "options"))
     return _engine_data(await create_engine(options, on_progress=caller.progress))
 
 
 async def _run(params: Params, caller: Call) -> dict[str, Any]:
-    engine = get_engine(_text(params, "engineId"))
-    result = await engine.run(*_list(params, "args"), **_object(params, "options"))
+    engine = get_engine(text_param(params, "engineId"))
+    result = await engine.run(*list_param(params, "args"), **object_param(params, "options"))
     metrics = engine.metrics
     return {
         "result": result,
@@ -68,14 +68,14 @@ async def _run(params: Params, caller: Call) -> dict[str, Any]:
 
 
 async def _run_with_generator(params: Params, caller: Call) -> None:
-    engine = get_engine(_text(params, "engineId"))
-    async for chunk in engine.run_with_generator(*_list(params, "args"), **_object(params, "options")):
+    engine = get_engine(text_param(params, "engineId"))
+    async for chunk in engine.run_with_generator(*list_param(params, "args"), **object_param(params, "options")):
         caller.chunk(chunk)
 
 
 async def _terminate(params: Params, _call: Call) -> None:
     for engine in list_engines():
-        if engine.engine_id == _text(params, "engineId"):
+        if engine.engine_id == text_param(params, "engineId"):
             await engine.terminate()
 
 
@@ -83,49 +83,17 @@ async def _list_engines(_params: Params, _call: Call) -> list[dict[str, Any]]:
     return [_engine_data(engine) for engine in list_engines()]
 
 
-async def _list_models(_params: Params, _call: Call) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": model.model,
-            "revision": model.revision,
-            "files": model.files,
-            "size": model.size,
-            "tasks": list(model.task_names),
-            "updated": model.updated,
-        }
-        for model in await model_hub(await get_platform()).list_models()
-    ]
-
-
-async def _list_files(params: Params, _call: Call) -> list[dict[str, Any]]:
-    hub = model_hub(await get_platform())
-    return [
-        {
-            "revision": file.key.revision,
-            "path": file.key.path,
-            "size": file.size,
-            "sha256": file.sha256,
-            "updated": file.updated,
-        }
-        for file in await hub.list_files(_text(params, "model"), _text_or_none(params, "revision"))
-    ]
-
-
-async def _delete_model(params: Params, _call: Call) -> int:
-    hub = model_hub(await get_platform())
-    return await hub.delete_model(_text(params, "model"), _text_or_none(params, "revision"))
-
-
-async def _usage(_params: Params, _call: Call) -> dict[str, int]:
-    used, allowed = await (await get_platform()).blobs.usage()
-    return {"used": used, "allowed": allowed}
-
-
 async def _sync_settings(params: Params, _call: Call) -> dict[str, Any]:
     settings = await _settings()
     collection = params.get("collection")
-    names = (RUNTIME_COLLECTION, OPTIONS_COLLECTION) if collection is None else (collection,)
-    results = [await settings.sync(name) for name in names]
+    results = []
+    for name in COLLECTIONS if collection is None else (collection,):
+        try:
+            results.append(await settings.sync(name))
+        except UnknownCollectionError:
+            # A server need not have this one.
+            if collection is not None or name != ALLOW_DENY_COLLECTION:
+                raise
     return {
         "created": [record for result in results for record in result.created],
         "updated": [change for result in results for change in result.updated],
@@ -134,7 +102,7 @@ async def _sync_settings(params: Params, _call: Call) -> dict[str, Any]:
 
 
 async def _get_settings(params: Params, _call: Call) -> list[dict[str, Any]]:
-    return await (await _settings()).get(_text(params, "collection"))
+    return await (await _settings()).get(text_param(params, "collection"))
 
 
 async def _watch_settings(_params: Params, caller: Call) -> None:
@@ -165,7 +133,7 @@ async def _settings() -> RemoteSettings:
 
 
 async def _register_task(params: Params, _call: Call) -> list[str]:
-    name, source, url = _text(params, "name"), params.get("source"), params.get("url")
+    name, source, url = text_param(params, "name"), params.get("source"), params.get("url")
     if isinstance(url, str) and source is None:
         source = await _fetch_text(url)
     elif not isinstance(source, str) or url is not None:
@@ -211,10 +179,7 @@ METHODS: Mapping[str, Callable[[Params, Call], Awaitable[Any]]] = {
     "runWithGenerator": _run_with_generator,
     "terminate": _terminate,
     "engines.list": _list_engines,
-    "models.list": _list_models,
-    "models.files": _list_files,
-    "models.delete": _delete_model,
-    "models.usage": _usage,
+    **MODEL_METHODS,
     "settings.sync": _sync_settings,
     "settings.get": _get_settings,
     "settings.watch": _watch_settings,
@@ -224,30 +189,3 @@ METHODS: Mapping[str, Callable[[Params, Call], Awaitable[Any]]] = {
 
 def _engine_data(engine: Engine) -> dict[str, Any]:
     return {"engineId": engine.engine_id, "status": engine.status, "options": engine.options.to_dict()}
-
-
-def _text(params: Params, name: str) -> str:
-    value = params.get(name)
-    if not isinstance(value, str) or not value:
-        raise OptionsError(
-            f"'{name}' is missing or no text: give a text that is not empty.", field=name, value=repr(value)
-        )
-    return value
-
-
-def _text_or_none(params: Params, name: str) -> str | None:
-    return None if params.get(name) is None else _text(params, name)
-
-
-def _list(params: Params, name: str) -> list[Any]:
-    value = params.get(name)
-    if not isinstance(value, list):
-        raise OptionsError(f"'{name}' must be a list.", field=name, value=repr(value))
-    return value
-
-
-def _object(params: Params, name: str) -> dict[str, Any]:
-    value = params.get(name)
-    if not isinstance(value, dict):
-        raise OptionsError(f"'{name}' must be an object.", field=name, value=repr(value))
-    return value

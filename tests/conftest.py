@@ -20,10 +20,22 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
 
 
+class PatientPlatform(NativePlatform):
+    """A native platform on which waiting takes no time; `slept` has how long it would have."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        super().__init__(cache_dir)
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await super().sleep(min(seconds, 0.005))
+
+
 @pytest.fixture
-def platform(tmp_path: Path) -> NativePlatform:
+def platform(tmp_path: Path) -> PatientPlatform:
     """A native platform with an empty store."""
-    return NativePlatform(tmp_path / "cache")
+    return PatientPlatform(tmp_path / "cache")
 
 
 @pytest.fixture

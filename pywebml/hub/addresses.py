@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 from urllib.parse import quote, urljoin, urlsplit
 
 from pywebml.errors import OptionsError
@@ -18,6 +19,9 @@ _TEMPLATE_SEGMENT = re.compile(r"\{model\}|\{revision\}|[A-Za-z0-9_-]+")
 _VERSION_TAG = re.compile(r"v?\d+(\.\d+){1,3}([-+.][0-9A-Za-z][0-9A-Za-z.+-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LONGEST_NAME = 1024
+_HUGGING_FACE_TEMPLATE = "{model}/resolve/{revision}"
+
+Listing: TypeAlias = Literal["manifest", "huggingface", "none"]
 
 
 def check_model_id(model: str) -> str:
@@ -70,22 +74,23 @@ class HubAddress:
     Attributes:
         root_url: Absolute, with a slash at its end.
         url_template: Words, `{model}` and `{revision}`, with slashes between them.
-        uses_manifest: Whether the hub has a `manifest.json` beside each model's files.
+        listing: How the hub tells which files a model has: a `manifest.json` beside them, the API of Hugging Face, or
+            (`none`) not at all.
     """
 
     root_url: str
     url_template: str
-    uses_manifest: bool = True
+    listing: Listing = "manifest"
 
     @classmethod
-    def of(cls, root_url: str, url_template: str, *, base_url: str = "", uses_manifest: bool = True) -> HubAddress:
+    def of(cls, root_url: str, url_template: str, *, base_url: str = "", listing: Listing | None = None) -> HubAddress:
         """A checked address.
 
         Args:
             root_url: Absolute, or relative to `base_url`.
             url_template: See the class.
             base_url: Of the page; empty where there is none.
-            uses_manifest: See the class.
+            listing: See the class; None: `huggingface` for that hub's own template, else `manifest`.
 
         Raises:
             OptionsError: `root_url` or `url_template` is not usable.
@@ -116,7 +121,10 @@ class HubAddress:
                 field="hubUrlTemplate",
                 value=url_template,
             )
-        return cls(root if root.endswith("/") else f"{root}/", "/".join(segments), uses_manifest)
+        template = "/".join(segments)
+        if listing is None:
+            listing = "huggingface" if template == _HUGGING_FACE_TEMPLATE else "manifest"
+        return cls(root if root.endswith("/") else f"{root}/", template, listing)
 
     def file_url(self, model: str, revision: str, path: str) -> str:
         """The URL of a file. Raises `OptionsError` for names that are not allowed."""
@@ -127,6 +135,16 @@ class HubAddress:
         }
         filled = [words.get(segment, segment) for segment in self.url_template.split("/")]
         return f"{self.root_url}{'/'.join(filled)}/{quote(check_path(path), safe='/')}"
+
+    def tree_url(self, model: str, revision: str) -> str:
+        """Where the API of Hugging Face lists the files of a model."""
+        tree = f"api/models/{check_model_id(model)}/tree/{quote(check_revision(revision), safe='')}"
+        return f"{self.root_url}{tree}?recursive=true"
+
+    def pointer_url(self, model: str, revision: str, path: str) -> str:
+        """Where Hugging Face has what git itself holds of a file: of a large one, the pointer of Git LFS."""
+        raw = replace(self, url_template=_HUGGING_FACE_TEMPLATE.replace("resolve", "raw"))
+        return raw.file_url(model, revision, path)
 
     def owner(self, model: str) -> str:
         """`host/path/org/name`: the model's name among those of all hubs."""
@@ -140,7 +158,7 @@ class HubAddress:
 
 
 HUBS: Mapping[str, HubAddress] = {
-    "huggingface": HubAddress("https://huggingface.co/", "{model}/resolve/{revision}", uses_manifest=False),
-    "mozilla": HubAddress("https://model-hub.mozilla.org/", "{model}/{revision}", uses_manifest=False),
+    "huggingface": HubAddress("https://huggingface.co/", _HUGGING_FACE_TEMPLATE, "huggingface"),
+    "mozilla": HubAddress("https://model-hub.mozilla.org/", "{model}/{revision}", "none"),
 }
 """Public hubs. Nothing is requested from them unless a caller asks for it."""

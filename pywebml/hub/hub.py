@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from pywebml.errors import DownloadError, FileNotFoundOnHubError, IntegrityError
-from pywebml.hub.addresses import HubAddress, check_path, check_revision, is_pinned
-from pywebml.hub.download import download
-from pywebml.hub.manifest import MANIFEST, FileEntry, parse_manifest
-from pywebml.platform import BlobInfo, BlobKey, NetworkError, Platform
+from pywebml.hub.addresses import HubAddress, Listing, check_path, check_revision, is_pinned
+from pywebml.hub.answers import content_length
+from pywebml.hub.download import LARGE, FileRequest, download
+from pywebml.hub.index import HEAD_SECONDS, HubIndex
+from pywebml.hub.listing import MANIFEST, FileEntry
+from pywebml.hub.policy import AllowDenyList
+from pywebml.hub.stored import (
+    KIND,
+    ModelInfo,
+    Selection,
+    StoredFile,
+    StoredModels,
+    absence_document,
+    plain_uses,
+    uses_of,
+)
+from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, NetworkError, Platform
 from pywebml.progress import ProgressCallback, TransferProgress, ignore_progress
 from pywebml.sharing import SharedWork
 
-_KIND = "model"
-_HEAD_SECONDS = 1.0
 _LARGEST_READ = 64 * 1024 * 1024
-# How long a branch's manifest is taken for the newest: one start reads many files of one model.
-_FRESH_SECONDS = 30.0
+_WATCH_SECONDS = 0.5
+
+Policy = Callable[[], Awaitable[AllowDenyList]]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A model, in one revision, as far as it is stored.
+class FileStatus:
+    """What is known of a file before it is asked for.
 
     Attributes:
-        model: `org/name`.
-        revision: Branch, tag or commit.
-        files: How many are stored.
-        size: Of all of them, in bytes.
-        updated: When the newest was written, seconds since the epoch.
-        task_names: Tasks for which they were downloaded.
+        url: Where the hub has it.
+        key: Its name in the store.
+        size: In bytes; None when the hub does not tell.
+        stored: Whether it is in the store, and as far as is known still the hub's.
+        loaded: Bytes that are here already: all of a stored file, what a broken download left of another.
+        exists: False when the hub does not have it.
     """
 
-    model: str
-    revision: str
-    files: int
-    size: int
-    updated: float
-    task_names: tuple[str, ...]
+    url: str
+    key: BlobKey
+    size: int | None
+    stored: bool
+    loaded: int
+    exists: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +64,9 @@ class _File:
     path: str
     url: str
     key: BlobKey
-    task_name: str | None
-    engine_id: str | None
-    required: bool
+    task_name: str | None = None
+    engine_id: str | None = None
+    required: bool = True
 
     def progress(
         self, event_type: Literal["downloading", "loading_from_cache"], emit: ProgressCallback
@@ -75,14 +87,17 @@ class ModelHub:
     """Files of one hub.
 
     A file of a commit or version tag is never asked for again once it is stored. One of a branch is compared
-    with the hub's (by the manifest's hash, else by ETag); without an answer within a second the stored copy counts.
+    with the hub's (by hash, else by ETag); without an answer within a second the stored copy counts.
 
     Args:
         platform: Where requests go out and files are kept.
         root_url: `https://…/`, or relative to the page.
         url_template: Words, `{model}` and `{revision}`, with slashes between them.
         default_revision: For callers who give none.
-        uses_manifest: Whether the hub has a `manifest.json` beside each model's files.
+        listing: How the hub tells which files a model has; None: as its template lets expect.
+        access_token: For a private hub. Goes to the hub's own origin and nowhere else, and is not stored.
+        policy: Gives the allow and deny list that holds at the moment; None: everything may be reached.
+        stall_seconds: How long a connection may stay silent.
 
     Raises:
         OptionsError: An address or revision is not usable.
@@ -95,18 +110,20 @@ class ModelHub:
         url_template: str = "{model}/{revision}",
         *,
         default_revision: str = "main",
-        uses_manifest: bool = True,
+        listing: Listing | None = None,
+        access_token: str | None = None,
+        policy: Policy | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
-        self.address = HubAddress.of(
-            root_url,
-            url_template,
-            base_url=platform.environment.base_url,
-            uses_manifest=uses_manifest,
-        )
+        self.address = HubAddress.of(root_url, url_template, base_url=platform.environment.base_url, listing=listing)
         self.default_revision = check_revision(default_revision)
         self._platform = platform
+        self._policy = policy
+        self._stall_seconds = stall_seconds
+        self._headers = {"authorization": f"Bearer {access_token}"} if access_token else {}
+        self._index = HubIndex(platform, self.address, self._headers, self._get_manifest, stall_seconds)
+        self._stored = StoredModels(platform)
         self._transfers: SharedWork[tuple[BlobKey, bool], BlobKey | None] = SharedWork()
-        self._manifests: dict[tuple[str, str], tuple[float, Mapping[str, FileEntry] | None]] = {}
         self._absences = asyncio.Lock()
 
     @overload
@@ -163,22 +180,14 @@ class ModelHub:
 
         Raises:
             OptionsError: A name is not allowed.
+            ForbiddenURLError: The allow and deny list does not let its address through.
             FileNotFoundOnHubError: The hub has no such file.
             DownloadError: The hub could not be reached, or stopped in the middle.
             IntegrityError: Size, hash or kind of the bytes is wrong.
             StoreError: There is no room, or the store cannot be used.
         """
-        revision = self.default_revision if revision is None else revision
-        file = _File(
-            model=model,
-            revision=revision,
-            path=path,
-            url=self.address.file_url(model, revision, path),
-            key=self._key(model, revision, path),
-            task_name=task_name,
-            engine_id=engine_id,
-            required=required,
-        )
+        file = self._file(model, revision, path, task_name=task_name, engine_id=engine_id, required=required)
+        await self._check_allowed(file)
         return await self._transfers.do((file.key, required), lambda emit: self._obtain(file, emit), on_progress)
 
     async def read_file(
@@ -197,93 +206,17 @@ class ModelHub:
         )
         return await self._read(key)
 
-    async def has_file(self, model: str, revision: str | None, path: str) -> bool:
-        """Whether a file is stored, whole. Makes no request."""
-        revision = self.default_revision if revision is None else revision
-        return await self._platform.blobs.info(self._key(model, revision, path)) is not None
-
-    async def manifest(self, model: str, revision: str | None) -> Mapping[str, FileEntry] | None:
-        """The hub's complete list of a model's files; None where it has none.
+    async def read_stored(self, model: str, revision: str | None, path: str) -> bytes:
+        """The bytes of a small file that is stored. Makes no request.
 
         Raises:
-            DownloadError: The hub could not be reached.
-            IntegrityError: The manifest is not one.
+            ForbiddenURLError: The allow and deny list does not let its address through.
+            IntegrityError: It has more than 64 MiB.
+            StoreError: It is not there.
         """
-        if not self.address.uses_manifest:
-            return None
-        revision = self.default_revision if revision is None else revision
-        name = (self.address.owner(model), revision)
-        read, entries = self._manifests.get(name, (0.0, None))
-        now = self._platform.monotonic()
-        if name in self._manifests and (is_pinned(revision) or now - read < _FRESH_SECONDS):
-            return entries
-        key = await self.get_file(model, revision, MANIFEST, required=False)
-        entries = None
-        if key is not None:
-            try:
-                entries = parse_manifest(await self._read(key), self.address.file_url(model, revision, MANIFEST))
-            except IntegrityError:
-                # The next try shall ask the hub again.
-                await self._platform.blobs.delete([key])
-                raise
-        self._manifests[name] = (now, entries)
-        return entries
-
-    async def list_models(self) -> list[ModelInfo]:
-        """The stored models of this hub, ordered by model and revision."""
-        models: dict[tuple[str, str], list[BlobInfo]] = {}
-        prefix = self.address.owner_prefix
-        for info in await self._platform.blobs.list(_KIND):
-            if info.key.owner.startswith(prefix):
-                name = (info.key.owner.removeprefix(prefix), info.key.revision)
-                models.setdefault(name, []).append(info)
-        return [
-            ModelInfo(
-                model=model,
-                revision=revision,
-                files=len(infos),
-                size=sum(info.size for info in infos),
-                updated=max(info.updated for info in infos),
-                task_names=tuple(sorted({name for info in infos for name in _task_names(info)})),
-            )
-            for (model, revision), infos in sorted(models.items())
-        ]
-
-    async def list_files(self, model: str, revision: str | None = None) -> list[BlobInfo]:
-        """The stored files of a model, in one revision or (None) in all."""
-        owner = self.address.owner(model)
-        return [
-            info
-            for info in await self._platform.blobs.list(_KIND)
-            if info.key.owner == owner and revision in {None, info.key.revision}
-        ]
-
-    async def delete_model(self, model: str, revision: str | None = None) -> int:
-        """Delete a model's stored files, in one revision or (None) in all; returns how many bytes they had."""
-        return await self._delete(await self.list_files(model, revision))
-
-    async def delete_other_revisions(self, model: str, keep: Collection[str], *, task_name: str | None = None) -> int:
-        """Delete a model's stored files of all revisions but some; returns how many bytes they had.
-
-        Args:
-            model: `org/name`.
-            keep: Revisions that stay.
-            task_name: Delete only what no other task has asked for.
-        """
-        files = [info for info in await self.list_files(model) if info.key.revision not in keep]
-        return await self._delete(
-            [info for info in files if task_name is None or set(_task_names(info)) <= {task_name}]
-        )
-
-    async def _delete(self, infos: list[BlobInfo]) -> int:
-        await self._platform.blobs.delete([info.key for info in infos])
-        for owner, revision in {(info.key.owner, info.key.revision) for info in infos}:
-            self._manifests.pop((owner, revision), None)
-            await self._platform.documents.delete(_absence_document(owner, revision))
-        return sum(info.size for info in infos)
-
-    def _key(self, model: str, revision: str, path: str) -> BlobKey:
-        return BlobKey(_KIND, self.address.owner(model), check_revision(revision), check_path(path))
+        file = self._file(model, revision, path)
+        await self._check_allowed(file)
+        return await self._read(file.key)
 
     async def _read(self, key: BlobKey) -> bytes:
         info = await self._platform.blobs.info(key)
@@ -297,22 +230,113 @@ class ModelHub:
             )
         return await self._platform.blobs.read(key)
 
+    async def has_file(self, model: str, revision: str | None, path: str) -> bool:
+        """Whether a file is stored, whole. Makes no request. Raises `ForbiddenURLError` too."""
+        file = self._file(model, revision, path)
+        await self._check_allowed(file)
+        return await self._platform.blobs.info(file.key) is not None
+
+    async def file_status(self, model: str, revision: str | None, path: str) -> FileStatus:
+        """What is known of a file: from the hub's list, from the store, or else by asking for its head.
+
+        Raises:
+            OptionsError: A name is not allowed.
+            ForbiddenURLError: The allow and deny list does not let its address through.
+            DownloadError: The hub's list could not be reached.
+            IntegrityError: The hub's list is not one.
+        """
+        file = self._file(model, revision, path)
+        await self._check_allowed(file)
+        entries = await self._entries(file)
+        entry = entries.get(file.path) if entries is not None else None
+        stored = await self._platform.blobs.info(file.key)
+        if stored is not None and (entries is None or (entry is not None and _is_same(stored, entry))):
+            return FileStatus(file.url, file.key, stored.size, True, stored.size)
+        if entries is not None and entry is None:
+            return FileStatus(file.url, file.key, None, False, 0, exists=False)
+        draft = await self._platform.blobs.draft(file.key)
+        loaded = draft[1] if draft is not None else 0
+        if entry is not None:
+            return FileStatus(file.url, file.key, entry.size, False, min(loaded, entry.size))
+        exists, size = await self._ask_for_size(file)
+        return FileStatus(file.url, file.key, size, False, loaded, exists=exists)
+
+    async def entries(self, model: str, revision: str | None) -> Mapping[str, FileEntry] | None:
+        """The hub's complete list of a model's files; None where it has none.
+
+        Raises:
+            ForbiddenURLError: The allow and deny list does not let the model through.
+            DownloadError: The hub could not be reached.
+            IntegrityError: The manifest is not one.
+        """
+        await self._check_allowed(self._file(model, revision, MANIFEST))
+        return await self._index.entries(model, self._revision(revision))
+
+    async def list_models(self) -> list[ModelInfo]:
+        """The stored models of this hub, ordered by model and revision."""
+        return await self._stored.models(Selection(hub=self.address.owner_prefix))
+
+    async def list_files(self, model: str, revision: str | None = None) -> list[StoredFile]:
+        """The stored files of a model, in one revision or (None) in all."""
+        return await self._stored.files(self._selection(model, revision))
+
+    async def delete_model(self, model: str, revision: str | None = None) -> int:
+        """Delete a model's stored files, in one revision or (None) in all; returns how many bytes they had."""
+        return await self._stored.delete(self._selection(model, revision))
+
+    async def delete_other_revisions(self, model: str, keep: Collection[str], *, task_name: str | None = None) -> int:
+        """Delete a model's stored files of all revisions but some; returns how many bytes they had.
+
+        Args:
+            model: `org/name`.
+            keep: Revisions that stay.
+            task_name: Delete only what no other task uses.
+        """
+        selection = Selection(hub=self.address.owner_prefix, task_name=task_name)
+        return await self._stored.purge_revisions(model, keep, selection)
+
+    def _selection(self, model: str, revision: str | None) -> Selection:
+        self.address.owner(model)
+        return Selection(hub=self.address.owner_prefix, model=model, revision=revision)
+
+    def _revision(self, revision: str | None) -> str:
+        return self.default_revision if revision is None else revision
+
+    def _file(self, model: str, revision: str | None, path: str, **options: Any) -> _File:
+        chosen = self._revision(revision)
+        return _File(
+            model=model,
+            revision=chosen,
+            path=path,
+            url=self.address.file_url(model, chosen, path),
+            key=BlobKey(KIND, self.address.owner(model), check_revision(chosen), check_path(path)),
+            **options,
+        )
+
+    async def _check_allowed(self, file: _File) -> None:
+        if self._policy is not None:
+            (await self._policy()).check(file.url)
+
+    async def _entries(self, file: _File) -> Mapping[str, FileEntry] | None:
+        return None if file.path == MANIFEST else await self._index.entries(file.model, file.revision)
+
+    async def _get_manifest(self, model: str, revision: str) -> BlobKey | None:
+        return await self.get_file(model, revision, MANIFEST, required=False)
+
     async def _obtain(self, file: _File, emit: ProgressCallback) -> BlobKey | None:
         """The file's key, or None when the hub does not have it."""
-        entry = None
-        if file.path != MANIFEST:
-            manifest = await self.manifest(file.model, file.revision)
-            # A manifest lists every file, so that asking for one more could only bring a 404.
-            if manifest is not None and file.path not in manifest:
-                if not file.required:
-                    return None
-                raise FileNotFoundOnHubError(
-                    f"The hub has no file {file.path!r} of {file.model} ({file.revision}): the model's {MANIFEST} does "
-                    f"not list {file.url}. Check model id, revision and file name.",
-                    url=file.url,
-                    status=404,
-                )
-            entry = manifest[file.path] if manifest is not None else None
+        entries = await self._entries(file)
+        # A list has every file, so that asking for one more could only bring a 404.
+        if entries is not None and file.path not in entries:
+            if not file.required:
+                return None
+            raise FileNotFoundOnHubError(
+                f"The hub has no file {file.path!r} of {file.model} ({file.revision}): its list of the model's files "
+                f"does not have {file.url}. Check model id, revision and file name.",
+                url=file.url,
+                status=404,
+            )
+        entry = entries[file.path] if entries is not None else None
         stored = await self._platform.blobs.info(file.key)
         if stored is not None and await self._is_current(file, stored, entry):
             progress = file.progress("loading_from_cache", emit)
@@ -325,18 +349,7 @@ class ModelHub:
         if known_absent and is_pinned(file.revision):
             return None
         try:
-            await download(
-                self._platform,
-                file.url,
-                file.key,
-                expected=entry,
-                metadata={
-                    "model": file.model,
-                    "revision": file.revision,
-                    "taskNames": [] if file.task_name is None else [file.task_name],
-                },
-                progress=file.progress("downloading", emit),
-            )
+            await self._download(file, entry, stored, file.progress("downloading", emit))
         except FileNotFoundOnHubError as error:
             if file.required or error.details["status"] not in {404, 410}:
                 raise
@@ -350,26 +363,103 @@ class ModelHub:
         await self._set_absent(file.key, False)
         return file.key
 
+    async def _download(
+        self, file: _File, entry: FileEntry | None, older: BlobInfo | None, progress: TransferProgress
+    ) -> None:
+        """Download a file, unless another tab or process does so at the same time: then wait for it."""
+        progress.initiate()
+        watching = asyncio.ensure_future(self._watch(file.key, progress))
+        try:
+            async with self._platform.lock(f"download:{'/'.join((file.key.owner, file.revision, file.path))}"):
+                watching.cancel()
+                newer = await self._platform.blobs.info(file.key)
+                is_new = newer is not None and (older is None or newer.updated != older.updated)
+                if newer is not None and is_new and (entry is None or _is_same(newer, entry)):
+                    progress.expect(newer.size)
+                    progress.done()
+                    return
+                if entry is None and LARGE.search(file.path):
+                    entry = await self._index.pointer(file.model, file.revision, file.path)
+                request = FileRequest(
+                    url=file.url,
+                    key=file.key,
+                    expected=entry,
+                    headers=self._headers,
+                    metadata=self._metadata(file, older),
+                    stall_seconds=self._stall_seconds,
+                )
+                await download(self._platform, request, progress)
+        except BaseException:
+            progress.done(ok=False)
+            raise
+        finally:
+            watching.cancel()
+        progress.done()
+
+    def _metadata(self, file: _File, older: BlobInfo | None) -> dict[str, Any]:
+        metadata = older.metadata if older is not None else {}
+        # The engine itself is noted once it has been made.
+        use = [] if file.task_name is None else [(file.task_name, None)]
+        return {
+            "model": file.model,
+            "uses": plain_uses([*uses_of(metadata), *use]),
+            "pinned": metadata.get("pinned") is True,
+            "lastUsed": self._platform.now(),
+        }
+
+    async def _watch(self, key: BlobKey, progress: TransferProgress) -> None:
+        """Tell how far another tab has come."""
+        while True:
+            await self._platform.sleep(_WATCH_SECONDS)
+            draft = await self._platform.blobs.draft(key)
+            if draft is not None:
+                progress.reach(draft[1])
+
     async def _is_current(self, file: _File, stored: BlobInfo, entry: FileEntry | None) -> bool:
         if entry is not None:
-            return (stored.size, stored.sha256) == (entry.size, entry.sha256)
+            return _is_same(stored, entry)
         if is_pinned(file.revision):
             return True
         try:
-            response = await self._platform.request(file.url, method="HEAD", timeout=_HEAD_SECONDS)
+            response = await self._platform.request(
+                file.url, method="HEAD", headers=self._headers, timeout=HEAD_SECONDS
+            )
         except NetworkError:
             return True
         await response.close()
-        mine, theirs = _strong(stored.metadata.get("etag")), _strong(response.headers.get("etag"))
+        mine, theirs = _weakened(stored.metadata.get("etag")), _weakened(response.headers.get("etag"))
         # A hub that tells no ETag, or is in trouble, says nothing against the stored copy.
         return response.status != 200 or not theirs or mine == theirs
 
+    async def _ask_for_size(self, file: _File) -> tuple[bool, int | None]:
+        """Whether the hub has a file, and its size."""
+        absent = await self._is_absent(file.key)
+        if absent and is_pinned(file.revision):
+            return False, None
+        try:
+            response = await self._platform.request(
+                file.url, method="HEAD", headers=self._headers, stall_seconds=self._stall_seconds
+            )
+        except NetworkError:
+            # Offline, what was absent at the last visit still is.
+            return not absent, None
+        await response.close()
+        if response.status in {404, 410}:
+            await self._set_absent(file.key, True)
+            return False, None
+        if response.status != 200:
+            return True, None
+        linked = {**response.headers, **response.redirect_headers}.get("x-linked-size", "")
+        if linked.isascii() and linked.isdigit() and len(linked) <= 15:
+            return True, int(linked)
+        return True, content_length(response, self._platform.environment, identity=False)
+
     async def _is_absent(self, key: BlobKey) -> bool:
-        absent = await self._platform.documents.get(_absence_document(key.owner, key.revision))
+        absent = await self._platform.documents.get(absence_document(key.owner, key.revision))
         return isinstance(absent, list) and key.path in absent
 
     async def _set_absent(self, key: BlobKey, absent: bool) -> None:
-        name = _absence_document(key.owner, key.revision)
+        name = absence_document(key.owner, key.revision)
         async with self._absences:
             known = await self._platform.documents.get(name)
             paths = {path for path in known if isinstance(path, str)} if isinstance(known, list) else set()
@@ -378,16 +468,14 @@ class ModelHub:
             await self._platform.documents.put(name, sorted(paths ^ {key.path}))
 
 
-def _absence_document(owner: str, revision: str) -> str:
-    """Where it stands which files a hub did not have."""
-    return f"hub-absent/{owner}@{revision}"
+def _is_same(stored: BlobInfo, entry: FileEntry) -> bool:
+    if stored.size != entry.size:
+        return False
+    if entry.sha256:
+        return stored.sha256 == entry.sha256
+    return not entry.git_oid or stored.metadata.get("gitOid") == entry.git_oid
 
 
-def _task_names(info: BlobInfo) -> list[str]:
-    names = info.metadata.get("taskNames")
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-
-
-def _strong(etag: object) -> str:
+def _weakened(etag: object) -> str:
     """An ETag without the mark that servers add when they compress."""
     return etag.removeprefix("W/") if isinstance(etag, str) else ""

@@ -5,14 +5,15 @@ File names are those of Transformers.js, so that its models and ours are interch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pywebml.errors import UnsupportedModelError
+from pywebml.errors import OptionsError, UnsupportedModelError
 from pywebml.models.config import ModelConfig
 
 SUBFOLDER = "onnx"
 MAX_EXTERNAL_DATA_FILES = 100
+DEFAULT_DTYPE = "q8"
 
 DTYPE_SUFFIXES = {
     "fp32": "",
@@ -47,24 +48,36 @@ class ModelModule:
 
 
 def model_modules(
-    names: Sequence[str], dtype: str, config: ModelConfig, use_external_data_format: bool | int | None = None
+    names: Sequence[str],
+    dtype: str | Mapping[str, str],
+    config: ModelConfig,
+    use_external_data_format: bool | int | Mapping[str, bool | int] | None = None,
 ) -> list[ModelModule]:
     """The files of every module.
 
     Args:
         names: Modules that the task needs.
-        dtype: A key of `DTYPE_SUFFIXES`.
+        dtype: A key of `DTYPE_SUFFIXES`, or one for each module by its name; a module that is not named has
+            `DEFAULT_DTYPE`.
         config: May say that a module has external data.
         use_external_data_format: The caller's word on that, above the configuration's.
 
     Raises:
+        OptionsError: A module that the task does not have is named.
         UnsupportedModelError: The configuration's word on external data makes no sense.
     """
+    if isinstance(dtype, Mapping) and (unknown := [name for name in dtype if name not in names]):
+        raise OptionsError(
+            f"dtype names {unknown[0]!r}, which is no module of this task. Its modules: {', '.join(names)}.",
+            field="dtype",
+            value=unknown[0],
+        )
     modules = []
     for name in names:
-        stem = f"{name}{DTYPE_SUFFIXES[dtype]}"
+        own_dtype = dtype.get(name, DEFAULT_DTYPE) if isinstance(dtype, Mapping) else dtype
+        stem = f"{name}{DTYPE_SUFFIXES[own_dtype]}"
         chosen = config.use_external_data_format if use_external_data_format is None else use_external_data_format
-        if isinstance(chosen, dict):
+        if isinstance(chosen, Mapping):
             chosen = chosen.get(f"{stem}.onnx", chosen.get(name, False))
         if not isinstance(chosen, int) or not 0 <= chosen <= MAX_EXTERNAL_DATA_FILES:
             raise UnsupportedModelError(

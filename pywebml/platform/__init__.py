@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[Any]
+
+STALL_SECONDS = 60.0
+"""How long a connection may stay silent, where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +93,85 @@ class BlobInfo:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """How much room there is, in bytes.
+
+    Attributes:
+        files: Of all visible files.
+        drafts: Of unfinished files that can be gone on with.
+        available: What can still be written; None when unknown.
+    """
+
+    files: int
+    drafts: int
+    available: int | None
+
+
 class BlobWriter(Protocol):
-    """One file being written. Nobody sees it before `commit`; after `abort`, or a crash, nobody ever does."""
+    """One file being written. Nobody sees it before `commit`; after `abort`, or a crash, nobody ever does.
+
+    A writer that was opened with a `token` can be suspended, also by a crash or a closed tab: the next writer of the
+    same key that is opened with the same token finds what was written.
+    """
 
     async def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes to what was written with this method so far."""
 
-    async def finish(self) -> tuple[int, str]:
-        """Flush; returns (size in bytes, SHA-256 in hexadecimal) for the caller to check before `commit`."""
+    async def present(self) -> list[tuple[int, int]]:
+        """What is there: ranges [begin, end) in order, which do not touch each other."""
+
+    async def read(self, begin: int, end: int) -> bytes:
+        """Written bytes. Raises `StoreError` where some are missing."""
+
+    async def digest(self, begin: int, end: int) -> str:
+        """SHA-256 of written bytes, lower-case hexadecimal. Raises `StoreError` where some are missing."""
+
+    async def discard(self, begin: int, end: int) -> None:
+        """Forget written bytes, at least these; whole pieces go, so look at `present` afterwards."""
+
+    async def finish(self, sha256: str | None = None) -> tuple[int, str]:
+        """Flush; returns (size in bytes, SHA-256 in hexadecimal) for the caller to check before `commit`.
+
+        Args:
+            sha256: Of the whole, where the caller has checked it by its parts: it is taken as it is.
+
+        Raises:
+            StoreError: There is a hole.
+        """
 
     async def commit(self, metadata: Mapping[str, Any]) -> BlobInfo:
         """Make the file visible in one step, replacing an older one of the same name."""
 
+    async def suspend(self) -> None:
+        """Stop, and keep what was written for the next writer with this token. Harmless after `commit` or `abort`."""
+
     async def abort(self) -> None:
-        """Drop what was written. Harmless after `commit` or another `abort`."""
+        """Drop what was written. Harmless after `commit`, `suspend` or another `abort`."""
 
 
 class BlobStore(Protocol):
-    """Files by name. Raises `StoreUnavailableError` and `QuotaExceededError`."""
+    """Files by name. Raises `StoreUnavailableError` and `QuotaExceededError`.
 
-    async def open_writer(self, key: BlobKey) -> BlobWriter:
-        """Start writing a file."""
+    A file of which bytes are missing, because its storage was damaged or partly cleared, is not there: it is passed
+    over and removed. Where that shows only when its bytes are read, the reader gets a `DamagedFileError`.
+    """
+
+    async def open_writer(self, key: BlobKey, token: str = "") -> BlobWriter:
+        """Start writing a file, or go on with one that was suspended.
+
+        Args:
+            key: Its name.
+            token: Says which bytes these are (an ETag, a hash). What was suspended under another token is dropped.
+                Empty: nothing is kept when the writer ends without `commit`. Callers see to it that there is one writer
+                of a key and token at a time.
+        """
+
+    async def draft(self, key: BlobKey) -> tuple[str, int] | None:
+        """Token, and bytes already there, of a suspended writer of this key; None when there is none."""
+
+    async def drop_drafts(self, keys: Collection[BlobKey] | None = None) -> None:
+        """Remove suspended writers, of these keys or (None) of all that nobody is writing."""
 
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """What is stored under this name, or None."""
@@ -123,14 +185,31 @@ class BlobStore(Protocol):
     async def verify(self, key: BlobKey) -> bool:
         """Whether the stored bytes are all there and still have the SHA-256 they were stored with."""
 
-    async def delete(self, keys: Collection[BlobKey]) -> None:
-        """Remove files; names that do not exist are passed over."""
+    async def update(self, metadata: Mapping[BlobKey, Mapping[str, Any]]) -> None:
+        """Replace the metadata of files in one step; names that do not exist are passed over."""
 
-    async def usage(self) -> tuple[int, int]:
-        """(bytes used, bytes allowed) by everything stored here; allowed is 0 when unknown."""
+    async def delete(self, keys: Collection[BlobKey]) -> None:
+        """Remove files, in one step; names that do not exist are passed over."""
+
+    async def usage(self) -> StoreUsage:
+        """How much is stored here, and how much more fits."""
 
     async def persist(self) -> bool:
         """Ask the surroundings never to evict this store; whether that was granted."""
+
+
+class OutsideFile(Protocol):
+    """A file outside the store, which the caller chose."""
+
+    path: str
+    """With slashes, below the folder that was chosen; of a file that was chosen itself, its name."""
+    size: int
+
+    async def read(self, begin: int, end: int) -> bytes:
+        """Some of its bytes. Raises `StoreError` when they cannot be read."""
+
+    async def copy(self, begin: int, end: int, writer: BlobWriter, on_bytes: Callable[[int], None]) -> None:
+        """Append bytes to `writer`, without holding them all; `on_bytes` gets the size of each piece."""
 
 
 class DocumentStore(Protocol):
@@ -150,15 +229,37 @@ class Response(Protocol):
     """An HTTP answer whose body has not been read yet. Read or close it."""
 
     url: str
+    """Of the answer itself: after redirects."""
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
+    redirect_headers: Mapping[str, str]
+    """Of the redirects on the way, as far as they can be seen here; browsers show none."""
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises `NetworkError` when the connection breaks or the body is longer than `limit`."""
 
-    async def save(self, writer: BlobWriter, on_bytes: Callable[[int], None]) -> None:
-        """Stream the body into `writer`; `on_bytes` gets the size of each piece. Raises `NetworkError`."""
+    async def save(
+        self,
+        writer: BlobWriter,
+        on_bytes: Callable[[int], None],
+        *,
+        offset: int | None = None,
+        limit: int | None = None,
+        at_once: bool = False,
+    ) -> None:
+        """Stream the body into `writer`. What has arrived when the connection breaks is written too.
+
+        Args:
+            writer: Where to.
+            on_bytes: Gets the size of each piece.
+            offset: Where the body's first byte belongs; None appends.
+            limit: Most bytes to take; a longer body raises `NetworkError`.
+            at_once: The body is small and comes fast, so that it may be written as one piece.
+
+        Raises:
+            NetworkError: The connection broke.
+        """
 
     async def close(self) -> None:
         """Give up the rest of the body."""
@@ -284,12 +385,50 @@ class Platform(Protocol):
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> Response:
-        """Send a request and wait for the answer's head (`timeout` seconds at most). Cookies go to
-        the page's own origin only.
+        """Send a request and wait for the answer's head. Cookies go to the page's own origin only; a header
+        `authorization` goes no further than the origin of `url`, whatever redirects there are.
+
+        Args:
+            url: Absolute.
+            method: `GET` or `HEAD`.
+            headers: Of the request.
+            timeout: Most seconds until the answer's head; None: `stall_seconds`.
+            stall_seconds: How long the connection may stay silent.
 
         Raises:
             NetworkError: No answer.
+        """
+
+    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Hold a name while in the block: nobody else here, in another tab or in another process on the same store
+        has it at the same time. It is free again when its holder ends, however that happens."""
+
+    async def outside_files(self, source: Any) -> list[OutsideFile]:
+        """The files of what the caller chose, ordered by path.
+
+        Args:
+            source: In CPython the path of a file or folder. In the browser a `File`, a list of them, a
+                `FileSystemFileHandle` or a `FileSystemDirectoryHandle`.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+
+    async def write_outside(self, target: Any, files: Sequence[tuple[str, Sequence[bytes | BlobKey]]]) -> Any:
+        """Write files outside the store, each made of bytes and stored files one after the other.
+
+        Args:
+            target: In CPython the path of a folder, or of a file when there is one file whose path is empty. In the
+                browser a `FileSystemDirectoryHandle` or `FileSystemFileHandle`; None makes one file a `Blob`.
+            files: Path below the folder, and pieces.
+
+        Returns:
+            The `Blob`, in the browser, where `target` is None; else None.
+
+        Raises:
+            StoreError: It cannot be written, or a stored file is not there.
         """
 
     async def start_session_worker(self, runtime: BlobKey | None, *, num_threads: int) -> SessionWorker:
@@ -322,6 +461,9 @@ class Platform(Protocol):
 
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
 
 
 DTYPES: Mapping[str, np.dtype[Any]] = {

@@ -9,25 +9,33 @@ import asyncio
 import importlib.resources
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import js
 from pyodide.ffi import JsException, create_proxy, to_js
 
-from pywebml.errors import RuntimeStartError, StoreError
+from pywebml.errors import RuntimeStartError
 from pywebml.options import get_configuration
-from pywebml.platform import (
-    BlobInfo,
-    BlobKey,
-    BlobWriter,
-    Environment,
-)
-from pywebml.platform.browser_errors import crossing
+from pywebml.platform import STALL_SECONDS, BlobKey, BlobWriter, Environment, OutsideFile
+from pywebml.platform.browser_errors import abortable, crossing, owned
 from pywebml.platform.browser_sessions import BrowserSessionWorker
+from pywebml.platform.browser_store import (
+    LARGEST_OFFSET,
+    BrowserBlobStore,
+    BrowserBlobWriter,
+    BrowserDocumentStore,
+    js_key,
+    lock,
+    outside_files,
+    write_outside,
+)
 
 BRIDGE_MODULE = "pywebml_bridge"
+
+LONGEST_SECONDS = 2_147_483.0
+"""What browsers' timers take at most; whoever waits longer waits for ever."""
 
 
 class BrowserPlatform:
@@ -75,24 +83,38 @@ class BrowserPlatform:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        stall_seconds: float = STALL_SECONDS,
     ) -> BrowserResponse:
         """See `Platform.request`."""
         controller = js.AbortController.new()
         header_object = to_js(dict(headers or {}), dict_converter=js.Object.fromEntries)
-        milliseconds = 0 if timeout is None else int(timeout * 1000)
+        head, stall = (_milliseconds(limit) for limit in (stall_seconds if timeout is None else timeout, stall_seconds))
+        sent = self._bridge.request(url, method, header_object, head, controller.signal, stall)
         try:
-            answer = await crossing(self._bridge.request(url, method, header_object, milliseconds, controller.signal))
+            answer = await crossing(sent)
         except asyncio.CancelledError:
             controller.abort()
             raise
         return BrowserResponse(answer, controller)
 
+    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
+        """See `Platform.lock`."""
+        return lock(self._bridge, name)
+
+    async def outside_files(self, source: Any) -> list[OutsideFile]:
+        """See `Platform.outside_files`."""
+        return list(await outside_files(self._bridge, source))
+
+    async def write_outside(self, target: Any, files: Sequence[tuple[str, Sequence[bytes | BlobKey]]]) -> Any:
+        """See `Platform.write_outside`."""
+        return await write_outside(self._bridge, target, files)
+
     async def start_session_worker(self, runtime: BlobKey | None, *, num_threads: int) -> BrowserSessionWorker:
         """See `Platform.start_session_worker`."""
         if runtime is None:
             raise RuntimeStartError("The browser needs the runtime's WASM file; this is a fault of the caller.")
-        started = self._bridge.startSessionWorker(_js_key(runtime), num_threads)
-        return BrowserSessionWorker(await _owned(started, lambda worker: worker.terminate()))
+        started = self._bridge.startSessionWorker(js_key(runtime), num_threads)
+        return BrowserSessionWorker(await owned(started, lambda worker: worker.terminate()))
 
     async def verify_signature(self, algorithm: str, public_key_spki: bytes, signature: bytes, data: bytes) -> bool:
         """See `Platform.verify_signature`."""
@@ -107,6 +129,10 @@ class BrowserPlatform:
         """See `Platform.monotonic`."""
         return time.monotonic()
 
+    async def sleep(self, seconds: float) -> None:
+        """See `Platform.sleep`."""
+        await asyncio.sleep(seconds)
+
 
 class BrowserResponse:
     """A fetch whose body is still to come."""
@@ -117,19 +143,29 @@ class BrowserResponse:
         self.url: str = answer.url
         self.status: int = answer.status
         self.headers: Mapping[str, str] = json.loads(answer.headers)
+        self.redirect_headers: Mapping[str, str] = {}
 
     async def read(self, limit: int) -> bytes:
         """See `Response.read`."""
-        body = await self._abortable(self._answer.read(limit))
+        body = await abortable(self._answer.read(limit), self._controller)
         return bytes(body.to_bytes())
 
-    async def save(self, writer: BlobWriter, on_bytes: Callable[[int], None]) -> None:
+    async def save(
+        self,
+        writer: BlobWriter,
+        on_bytes: Callable[[int], None],
+        *,
+        offset: int | None = None,
+        limit: int | None = None,
+        at_once: bool = False,
+    ) -> None:
         """See `Response.save`. The bytes go from the network to IndexedDB without passing through Python."""
         if not isinstance(writer, BrowserBlobWriter):
             raise TypeError("a browser response saves into a browser writer")
+        most = None if limit is None else min(limit, LARGEST_OFFSET)
         callback = create_proxy(on_bytes)
         try:
-            await self._abortable(self._answer.save(writer.proxy, callback))
+            await abortable(self._answer.save(writer.proxy, callback, offset, most, at_once), self._controller)
         finally:
             callback.destroy()
 
@@ -137,133 +173,10 @@ class BrowserResponse:
         """See `Response.close`."""
         await crossing(self._answer.close())
 
-    async def _abortable(self, promise: Any) -> Any:
-        work = asyncio.ensure_future(crossing(promise))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            self._controller.abort()
-            # Only when JavaScript has let go may the caller drop what it passed.
-            await asyncio.wait([work])
-            work.exception()
-            raise
 
-
-class BrowserBlobWriter:
-    """A file being written to IndexedDB."""
-
-    def __init__(self, proxy: Any) -> None:
-        self.proxy = proxy
-
-    async def write(self, data: bytes) -> None:
-        """See `BlobWriter.write`."""
-        await crossing(self.proxy.write(to_js(data)))
-
-    async def finish(self) -> tuple[int, str]:
-        """See `BlobWriter.finish`."""
-        values = json.loads(await crossing(self.proxy.finish()))
-        return values["size"], values["sha256"]
-
-    async def commit(self, metadata: Mapping[str, Any]) -> BlobInfo:
-        """See `BlobWriter.commit`."""
-        return _blob_info(json.loads(await crossing(self.proxy.commit(json.dumps(dict(metadata))))))
-
-    async def abort(self) -> None:
-        """See `BlobWriter.abort`."""
-        await crossing(self.proxy.abort())
-
-
-class BrowserBlobStore:
-    """Files in IndexedDB."""
-
-    def __init__(self, bridge: Any) -> None:
-        self._bridge = bridge
-
-    async def open_writer(self, key: BlobKey) -> BrowserBlobWriter:
-        """See `BlobStore.open_writer`."""
-        opened = self._bridge.openWriter(_js_key(key))
-        return BrowserBlobWriter(await _owned(opened, lambda writer: writer.abort()))
-
-    async def info(self, key: BlobKey) -> BlobInfo | None:
-        """See `BlobStore.info`."""
-        text = await crossing(self._bridge.info(_js_key(key)))
-        return _blob_info(json.loads(text)) if text else None
-
-    async def list(self, kind: str) -> list[BlobInfo]:
-        """See `BlobStore.list`."""
-        return [_blob_info(values) for values in json.loads(await crossing(self._bridge.list(kind)))]
-
-    async def read(self, key: BlobKey) -> bytes:
-        """See `BlobStore.read`."""
-        body = await crossing(self._bridge.read(_js_key(key)))
-        return bytes(body.to_bytes())
-
-    async def verify(self, key: BlobKey) -> bool:
-        """See `BlobStore.verify`."""
-        return bool(await crossing(self._bridge.verify(_js_key(key))))
-
-    async def delete(self, keys: Collection[BlobKey]) -> None:
-        """See `BlobStore.delete`."""
-        await crossing(self._bridge.delete(to_js([list(astuple(key)) for key in keys])))
-
-    async def usage(self) -> tuple[int, int]:
-        """See `BlobStore.usage`."""
-        used, allowed = await crossing(self._bridge.usage())
-        return int(used), int(allowed)
-
-    async def persist(self) -> bool:
-        """See `BlobStore.persist`."""
-        return bool(await crossing(self._bridge.persist()))
-
-
-class BrowserDocumentStore:
-    """JSON documents in IndexedDB."""
-
-    def __init__(self, bridge: Any) -> None:
-        self._bridge = bridge
-
-    async def get(self, key: str) -> Any | None:
-        """See `DocumentStore.get`."""
-        text = await crossing(self._bridge.getDocument(key))
-        try:
-            return json.loads(text) if text else None
-        except (ValueError, RecursionError) as error:
-            raise StoreError(f"The stored document '{key}' is damaged ({error}). Delete it.", key=key) from None
-
-    async def put(self, key: str, value: Any) -> None:
-        """See `DocumentStore.put`."""
-        await crossing(self._bridge.putDocument(key, json.dumps(value)))
-
-    async def delete(self, key: str) -> None:
-        """See `DocumentStore.delete`."""
-        await crossing(self._bridge.deleteDocument(key))
-
-
-async def _owned(promise: Any, give_back: Callable[[Any], Any]) -> Any:
-    """Await something that has to be given back; when that is cancelled, it is given back as soon as it is there.
-
-    The promise itself is never cancelled: Python would lose what it resolves to.
-    """
-    work = asyncio.ensure_future(crossing(promise))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        work.add_done_callback(lambda done: None if done.exception() else give_back(done.result()))
-        raise
-
-
-def _js_key(key: BlobKey) -> Any:
-    return to_js([key.kind, key.owner, key.revision, key.path])
-
-
-def _blob_info(values: dict[str, Any]) -> BlobInfo:
-    return BlobInfo(
-        key=BlobKey(*values["key"]),
-        size=values["size"],
-        sha256=values["sha256"],
-        updated=values["updated"],
-        metadata=values["metadata"],
-    )
+def _milliseconds(seconds: float) -> float:
+    # Browsers take a timeout of 0 for none.
+    return max(1, int(seconds * 1000)) if seconds < LONGEST_SECONDS else 0
 
 
 async def _load_bridge() -> Any:

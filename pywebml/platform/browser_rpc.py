@@ -81,8 +81,8 @@ class _Call:
         self.post("chunk", value)
 
     def post(self, kind: str, value: Any) -> None:
-        text, packed = encode(value)
-        self._channel.post(self.number, kind, text, to_js(packed))
+        text, packed, handed = encode(value)
+        self._channel.post(self.number, kind, text, to_js(packed), to_js(handed))
 
 
 def _error_data(name: str, message: str, details: dict[str, Any]) -> dict[str, Any]:

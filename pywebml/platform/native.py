@@ -9,25 +9,34 @@ import os
 import platform
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from pywebml.platform import BlobKey, BlobStore, BlobWriter, DocumentStore, Environment, NetworkError
-from pywebml.platform.native_crypto import verify_signature
-from pywebml.platform.native_sessions import NativeSessionWorker
-from pywebml.platform.native_store import (
-    FileBlobStore,
-    FileDocumentStore,
-    FileStorage,
-    default_cache_dir,
+from pywebml.platform import (
+    STALL_SECONDS,
+    BlobKey,
+    BlobStore,
+    BlobWriter,
+    DocumentStore,
+    Environment,
+    NetworkError,
+    OutsideFile,
 )
+from pywebml.platform.native_blobs import FileBlobStore, FileBlobWriter
+from pywebml.platform.native_crypto import verify_signature
+from pywebml.platform.native_locks import NameLocks
+from pywebml.platform.native_outside import outside_files, write_outside
+from pywebml.platform.native_sessions import NativeSessionWorker
+from pywebml.platform.native_store import FileDocumentStore, FileStorage, default_cache_dir
 
 _CONNECT_SECONDS = 30.0
+_MOST_REDIRECTS = 20
 _OS_NAMES = {"Windows": "WINNT"}
 
 
@@ -44,10 +53,11 @@ def _network_errors(url: str) -> Iterator[None]:
 class NativeResponse:
     """An HTTP answer over httpx, with the connection that it came on."""
 
-    def __init__(self, client: httpx.AsyncClient, response: httpx.Response) -> None:
+    def __init__(self, client: httpx.AsyncClient, response: httpx.Response, redirect_headers: dict[str, str]) -> None:
         self.url = str(response.url)
         self.status = response.status_code
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
+        self.headers: Mapping[str, str] = _headers(response)
+        self.redirect_headers: Mapping[str, str] = redirect_headers
         self._client = client
         self._response = response
 
@@ -64,9 +74,18 @@ class NativeResponse:
             await self.close()
         return bytes(body)
 
-    async def save(self, writer: BlobWriter, on_bytes: Callable[[int], None]) -> None:
-        """Stream the body into `writer`."""
+    async def save(
+        self,
+        writer: BlobWriter,
+        on_bytes: Callable[[int], None],
+        *,
+        offset: int | None = None,
+        limit: int | None = None,
+        at_once: bool = False,
+    ) -> None:
+        """Stream the body into `writer`, each piece as it comes."""
         pieces = self._response.aiter_bytes()
+        taken = 0
         try:
             while True:
                 # Errors of the writer are the store's own and pass as they are.
@@ -74,8 +93,17 @@ class NativeResponse:
                     piece = await anext(pieces, None)
                 if piece is None:
                     return
-                await writer.write(piece)
-                on_bytes(len(piece))
+                fitting = piece if limit is None else piece[: limit - taken]
+                if fitting:
+                    if offset is None:
+                        await writer.write(fitting)
+                    else:
+                        assert isinstance(writer, FileBlobWriter)
+                        await writer.write_at(offset + taken, fitting)
+                    taken += len(fitting)
+                    on_bytes(len(fitting))
+                if len(fitting) < len(piece):
+                    raise NetworkError(f"{self.url} answered more than the {limit} bytes allowed here.")
         finally:
             await self.close()
 
@@ -90,14 +118,15 @@ class NativePlatform:
     Args:
         cache_dir: Where blobs and documents are kept, made on first use. None: PYWEBML_CACHE_DIR, else
             `pywebml` in the operating system's own place for caches.
-        stall_seconds: How long a connection may stay silent.
+        stall_seconds: How long a connection may stay silent, where the request does not say.
     """
 
-    def __init__(self, cache_dir: Path | None = None, *, stall_seconds: float = 60.0) -> None:
+    def __init__(self, cache_dir: Path | None = None, *, stall_seconds: float = STALL_SECONDS) -> None:
         self._storage = FileStorage(Path(cache_dir) if cache_dir is not None else default_cache_dir())
         self._stall_seconds = stall_seconds
         self.blobs: BlobStore = FileBlobStore(self._storage)
         self.documents: DocumentStore = FileDocumentStore(self._storage)
+        self._locks = NameLocks(lambda name: self._storage.call(lambda: self._storage.take_name(name)))
         self.environment = Environment(
             name="native",
             base_url="",
@@ -116,26 +145,42 @@ class NativePlatform:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        stall_seconds: float | None = None,
     ) -> NativeResponse:
         """Send a request and wait for the answer's head."""
+        stall = self._stall_seconds if stall_seconds is None else stall_seconds
         tls = await asyncio.to_thread(_tls_context)
         # A client per request: connections belong to one event loop, and a kept client could meet another.
         client = httpx.AsyncClient(
             verify=tls,
-            follow_redirects=True,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"user-agent": "pywebml"},
-            timeout=httpx.Timeout(self._stall_seconds, connect=min(_CONNECT_SECONDS, self._stall_seconds)),
+            timeout=httpx.Timeout(stall, connect=min(_CONNECT_SECONDS, stall)),
         )
         try:
             with _network_errors(url):
                 request = client.build_request(method, url, headers=dict(headers or {}))
-                async with asyncio.timeout(timeout):
-                    response = await client.send(request, stream=True)
+                if "range" in request.headers and "accept-encoding" not in httpx.Headers(headers):
+                    # Ranges of a compressed body are of no use.
+                    request.headers["accept-encoding"] = "identity"
+                async with asyncio.timeout(stall if timeout is None else timeout):
+                    response, redirect_headers = await _follow(client, request)
         except BaseException:
             await client.aclose()
             raise
-        return NativeResponse(client, response)
+        return NativeResponse(client, response, redirect_headers)
+
+    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
+        """See `Platform.lock`."""
+        return self._locks.hold(name)
+
+    async def outside_files(self, source: Any) -> list[OutsideFile]:
+        """See `Platform.outside_files`."""
+        return [*await asyncio.to_thread(outside_files, source)]
+
+    async def write_outside(self, target: Any, files: Sequence[tuple[str, Sequence[bytes | BlobKey]]]) -> None:
+        """See `Platform.write_outside`."""
+        await write_outside(self._storage, target, files)
 
     async def start_session_worker(self, runtime: BlobKey | None, *, num_threads: int) -> NativeSessionWorker:
         """Start the runtime: the installed onnxruntime, so `runtime` is not looked at."""
@@ -152,6 +197,35 @@ class NativePlatform:
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+async def _follow(client: httpx.AsyncClient, request: httpx.Request) -> tuple[httpx.Response, dict[str, str]]:
+    """The answer at the end of all redirects, and the headers of those on the way, of which the first has its word
+    before the later ones. Once a redirect leads to another origin, no credentials are sent any more."""
+    first = _origin(request.url)
+    redirect_headers: dict[str, str] = {}
+    for _ in range(_MOST_REDIRECTS + 1):
+        response = await client.send(request, stream=True)
+        if response.next_request is None:
+            return response, redirect_headers
+        redirect_headers = {**_headers(response), **redirect_headers}
+        request = response.next_request
+        if _origin(request.url) != first:
+            request.headers.pop("authorization", None)
+        await response.aclose()
+    raise NetworkError(f"{request.url}: more than {_MOST_REDIRECTS} redirects.")
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _headers(response: httpx.Response) -> dict[str, str]:
+    return {name.lower(): value for name, value in response.headers.items()}
 
 
 @cache

@@ -1,12 +1,16 @@
-"""Blobs and documents as files: the store of the native platform.
+"""The folder of the native platform's stores: blobs and documents as files.
 
 Layout below the cache folder:
 
     blobs/<hash of key>.json          metadata; names its data file; its rename makes a file visible
     blobs/<hash of key>-<unique>.bin  bytes
     documents/<hash of name>.json
+    drafts/                           see `native_drafts.py`
+    locks/<hash of name>.lock         locked while somebody holds the name
     writers/<unique>.lock             locked while its process lives
     writers/<unique>/                 what that process is still writing
+    commit.lock                       locked while somebody changes what is visible
+    change.json                       a change of several files that is not through yet
 
 File names are hashes, so that no key can leave the folder, grow too long, or meet another one on a file
 system that ignores case.
@@ -20,6 +24,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -27,18 +32,22 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from pywebml.errors import QuotaExceededError, StoreError, StoreUnavailableError
-from pywebml.platform import BlobInfo, BlobKey
+from pywebml.errors import DamagedFileError, QuotaExceededError, StoreError, StoreUnavailableError
+from pywebml.platform import BlobInfo, BlobKey, StoreUsage
+from pywebml.platform.native_drafts import KEPT_SECONDS, Drafts
+from pywebml.platform.native_locks import FileLock, discard, try_lock
 
 Result = TypeVar("Result")
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors that say so."""
+
 # A data file can be replaced between reading its metadata and opening it; then the metadata is read again.
 _ATTEMPTS = 5
+_RECORD_NAME = re.compile(r"[0-9a-f]{64}\.json")
 
 
 def default_cache_dir() -> Path:
@@ -55,34 +64,9 @@ def default_cache_dir() -> Path:
     return Path(base) / "pywebml"
 
 
-def _try_lock(descriptor: int, *, wait: bool) -> bool:
-    """Lock a file while `descriptor` is open, against other processes and other descriptors."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError as error:
-        if error.errno in {errno.EDEADLK, errno.EAGAIN}:
-            return False
-        raise
-    return True
-
-
-def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-
-
 def _forget_writer(descriptor: int, lock: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    _discard(lock)
+    discard(lock)
     with contextlib.suppress(OSError):
         os.close(descriptor)
 
@@ -96,9 +80,12 @@ class FileStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.drafts = Drafts(root / "drafts", lambda target, text: self.replace(target, text, durable=False))
         self._blobs = root / "blobs"
         self._documents = root / "documents"
+        self._locks = root / "locks"
         self._writers = root / "writers"
+        self._change = root / "change.json"
         self._opening = threading.Lock()
         self._scratch: Path | None = None
 
@@ -117,11 +104,12 @@ class FileStorage:
         try:
             yield
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise QuotaExceededError(
                     f"No room left for {self.root} ({error.strerror}). Free some disk space, delete models "
                     "that are no longer needed, or set PYWEBML_CACHE_DIR to a folder on another disk.",
                     path=str(self.root),
+                    available=self._free(),
                 ) from error
             raise StoreUnavailableError(
                 f"The cache folder {self.root} cannot be used: {error}. Make it writable, or set "
@@ -129,11 +117,16 @@ class FileStorage:
                 path=str(self.root),
             ) from error
 
+    def _free(self) -> int | None:
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self.root).free
+        return None
+
     def _open(self) -> None:
         with self._opening:
             if self._scratch is not None and self._scratch.is_dir():
                 return
-            for folder in (self._blobs, self._documents, self._writers):
+            for folder in (self._blobs, self._documents, self.drafts.folder, self._locks, self._writers):
                 folder.mkdir(parents=True, exist_ok=True)
             self._scratch = self._register_writer()
             self._sweep()
@@ -146,57 +139,79 @@ class FileStorage:
             descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
             # Another process can take the fresh file for a dead writer's before we hold its lock. Then it is
             # gone, or locked, and we take another name.
-            if _try_lock(descriptor, wait=False) and lock.exists():
+            if try_lock(descriptor, wait=False) and lock.exists():
                 folder.mkdir()
                 weakref.finalize(self, _forget_writer, descriptor, lock, folder)
                 return folder
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Remove what dead writers have left: their folders, and data files that no metadata names."""
+        """Remove what dead writers have left: their folders, old drafts, and data files that no metadata names."""
         for lock in self._writers.glob("*.lock"):
             try:
                 descriptor = os.open(lock, os.O_RDWR)
             except OSError:
                 continue
-            if _try_lock(descriptor, wait=False):
+            if try_lock(descriptor, wait=False):
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                _discard(lock)
+                discard(lock)
             os.close(descriptor)
         # The lock: a commit in another process has its data file in place a moment before its metadata.
-        with self._commit_lock():
+        with self.commit_lock():
             named = {record["data"] for record in self._records()}
             for data in self._blobs.glob("*.bin"):
-                if data.name not in named:
-                    _discard(data)
+                if data.name not in named and not self.drafts.take_back(data.name.split("-")[0], data):
+                    discard(data)
+            oldest = time.time() - KEPT_SECONDS
+            self.drafts.drop(None, lambda draft, touched: draft.size > 0 and touched >= oldest)
 
     @contextlib.contextmanager
-    def _commit_lock(self) -> Iterator[None]:
+    def commit_lock(self) -> Iterator[None]:
+        """The right to change what is visible, and to give drafts to writers. Changes that a dead process began are
+        through when this one has it."""
         descriptor = os.open(self.root / "commit.lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            while not _try_lock(descriptor, wait=True):
+            while not try_lock(descriptor, wait=True):
                 pass
+            self._redo()
             yield
         finally:
             os.close(descriptor)
+
+    def take_name(self, name: str) -> FileLock | None:
+        """The lock of a name, or None while somebody has it."""
+        return FileLock.take(self._locks / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()}.lock")
 
     def scratch_path(self) -> Path:
         """A new name in the folder of this writer."""
         assert self._scratch is not None
         return self._scratch / secrets.token_hex(16)
 
-    def replace(self, target: Path, text: str) -> None:
-        """Write a small file in one step."""
+    @contextlib.contextmanager
+    def _written(self, text: str, *, durable: bool = True) -> Iterator[Path]:
+        """A small file to be moved to its place."""
         draft = self.scratch_path()
         try:
             with draft.open("x", encoding="utf-8") as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            yield draft
         except BaseException:
-            _discard(draft)
+            discard(draft)
             raise
+
+    def replace(self, target: Path, text: str, *, durable: bool = True) -> None:
+        """Write a small file in one step.
+
+        Args:
+            target: Where.
+            text: What.
+            durable: Whether it is on the disk afterwards, also when the power goes.
+        """
+        with self._written(text, durable=durable) as draft:
+            draft.replace(target)
 
     # Documents
 
@@ -206,9 +221,12 @@ class FileStorage:
 
     # Blobs
 
-    def _stem(self, key: BlobKey) -> str:
-        name = json.dumps([key.kind, key.owner, key.revision, key.path])
-        return hashlib.sha256(name.encode()).hexdigest()
+    def stem(self, key: BlobKey) -> str:
+        """What the names of a file's files begin with."""
+        return hashlib.sha256(json.dumps(_parts(key)).encode()).hexdigest()
+
+    def _record_path(self, key: BlobKey) -> Path:
+        return self._blobs / f"{self.stem(key)}.json"
 
     def _record_of(self, path: Path) -> dict[str, Any] | None:
         """A metadata file whose every field is as we write it, else None: a broken one is no file."""
@@ -224,7 +242,7 @@ class FileStorage:
         key = record["key"]
         if len(key) != 4 or any(not isinstance(part, str) for part in key):
             return None
-        if self._stem(BlobKey(*key)) != path.stem or not record["data"].startswith(f"{path.stem}-"):
+        if self.stem(BlobKey(*key)) != path.stem or not _is_data_of(path.stem, record["data"]):
             return None
         return record
 
@@ -234,7 +252,9 @@ class FileStorage:
             if record is not None:
                 yield record
 
-    def _info_of(self, record: Mapping[str, Any]) -> BlobInfo | None:
+    def _info_of(self, record: Mapping[str, Any] | None) -> BlobInfo | None:
+        if record is None:
+            return None
         # A data file of another size was cut off or changed from outside, and is as good as none.
         try:
             if (self._blobs / record["data"]).stat().st_size != record["size"]:
@@ -249,35 +269,88 @@ class FileStorage:
             metadata=record["metadata"],
         )
 
-    def info(self, key: BlobKey) -> BlobInfo | None:
-        """What is stored under `key`."""
-        for _ in range(_ATTEMPTS):
-            record = self._record_of(self._blobs / f"{self._stem(key)}.json")
-            if record is None:
-                return None
-            info = self._info_of(record)
+    def _heal(self, path: Path) -> bool:
+        """Remove a file whose metadata are broken or whose bytes are not all there; whether it was one."""
+        with self.commit_lock():
+            if not path.exists() or self._info_of(self._record_of(path)) is not None:
+                return False
+            self._remove(path)
+            return True
+
+    def _remove(self, path: Path) -> None:
+        # The metadata first, so that none is visible without its bytes.
+        path.unlink(missing_ok=True)
+        for data in self._blobs.glob(f"{path.stem}-*.bin"):
+            discard(data)
+
+    def _info_at(self, path: Path) -> BlobInfo | None:
+        while path.exists():
+            info = self._info_of(self._record_of(path))
             if info is not None:
                 return info
+            self._heal(path)
         return None
+
+    def info(self, key: BlobKey) -> BlobInfo | None:
+        """What is stored under `key`."""
+        return self._info_at(self._record_path(key))
 
     def infos(self, kind: str) -> list[BlobInfo]:
         """Everything of one kind, ordered by key."""
-        infos = (self._info_of(record) for record in self._records() if record["key"][0] == kind)
-        return sorted((info for info in infos if info is not None), key=lambda info: info.key)
+        infos = (self._info_at(path) for path in self._blobs.glob("*.json"))
+        return sorted((info for info in infos if info is not None and info.key.kind == kind), key=lambda info: info.key)
 
     def use(self, key: BlobKey, action: Callable[[Path], Result]) -> Result:
-        """Do something with the data file, which may be replaced at any moment before."""
+        """Do something with the data file, which may be replaced at any moment before.
+
+        Raises:
+            DamagedFileError: Bytes of it were missing; it was removed.
+            StoreError: There is none.
+        """
+        path = self._record_path(key)
         for _ in range(_ATTEMPTS):
-            record = self._record_of(self._blobs / f"{self._stem(key)}.json")
-            if record is None:
+            record = self._record_of(path)
+            if record is not None and self._info_of(record) is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    return action(self._blobs / record["data"])
+            elif not path.exists():
                 break
-            if self._info_of(record) is None:
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                return action(self._blobs / record["data"])
+            elif self._heal(path):
+                raise self.damaged(key)
         raise StoreError(
             f"{key.path!r} of {key.owner!r} ({key.revision!r}) is not in the store.", key=list(_parts(key))
         )
+
+    def damaged(self, key: BlobKey) -> DamagedFileError:
+        """The error that says so."""
+        return DamagedFileError(
+            f"Bytes of {key.path!r} of {key.owner!r} ({key.revision!r}) are missing in {self.root}: something else "
+            "has changed its files. The file was removed; load it again.",
+            key=list(_parts(key)),
+        )
+
+    def read(self, key: BlobKey) -> bytes:
+        """All bytes."""
+        return b"".join(self.blocks(key))
+
+    def blocks(self, key: BlobKey, size: int = 1 << 20) -> Iterator[bytes]:
+        """All bytes, `size` at a time, of the file as it is at the beginning."""
+
+        def start(path: Path) -> tuple[BinaryIO, int]:
+            file = path.open("rb")
+            return file, os.fstat(file.fileno()).st_size
+
+        return self._blocks(key, *self.use(key, start), size)
+
+    def _blocks(self, key: BlobKey, file: BinaryIO, rest: int, size: int) -> Iterator[bytes]:
+        with file:
+            while rest:
+                block = file.read(min(size, rest))
+                if not block:
+                    self._heal(self._record_path(key))
+                    raise self.damaged(key)
+                rest -= len(block)
+                yield block
 
     def verify(self, key: BlobKey) -> bool:
         """Whether the bytes still are what was stored."""
@@ -293,7 +366,7 @@ class FileStorage:
 
     def publish(self, key: BlobKey, draft: Path, size: int, sha256: str, metadata: Mapping[str, Any]) -> BlobInfo:
         """Make a written file visible, in place of an older one."""
-        stem = self._stem(key)
+        stem, target = self.stem(key), self._record_path(key)
         record: dict[str, Any] = {
             "key": list(_parts(key)),
             "data": f"{stem}-{secrets.token_hex(8)}.bin",
@@ -302,37 +375,83 @@ class FileStorage:
             "updated": time.time(),
             "metadata": dict(metadata),
         }
-        try:
-            text = json.dumps(record, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"The metadata of {key.path!r} is not plain data: {error}.") from error
-        target, data = self._blobs / f"{stem}.json", self._blobs / record["data"]
-        with self._commit_lock():
+        text, data = _plain(key, record), self._blobs / record["data"]
+        with self.commit_lock(), self._written(text) as written:
             older = self._record_of(target)
             draft.replace(data)
             try:
-                self.replace(target, text)
+                written.replace(target)
             except BaseException:
-                _discard(data)
+                # It stays what it was: something to go on with.
+                data.replace(draft)
                 raise
             if older is not None:
-                _discard(self._blobs / older["data"])
+                discard(self._blobs / older["data"])
         return BlobInfo(key, size, sha256, record["updated"], json.loads(text)["metadata"])
 
     def remove(self, keys: Collection[BlobKey]) -> None:
-        """Delete files: the metadata first, so that none is visible without its bytes."""
-        with self._commit_lock():
-            for key in keys:
-                target = self._blobs / f"{self._stem(key)}.json"
-                record = self._record_of(target)
-                target.unlink(missing_ok=True)
-                if record is not None:
-                    _discard(self._blobs / record["data"])
+        """Delete files in one step."""
+        with self.commit_lock():
+            paths = {self._record_path(key) for key in keys}
+            self._apply({path.name: None for path in paths if path.exists()})
 
-    def usage(self) -> tuple[int, int]:
-        """(bytes used here, bytes used here and free on the disk)."""
-        used = sum(record["size"] for record in self._records())
-        return used, used + shutil.disk_usage(self.root).free
+    def update(self, metadata: Mapping[BlobKey, Mapping[str, Any]]) -> None:
+        """Replace the metadata of files in one step."""
+        for key, value in metadata.items():
+            _plain(key, dict(value))
+        with self.commit_lock():
+            changes: dict[str, str | None] = {}
+            for key, value in metadata.items():
+                path = self._record_path(key)
+                record = self._record_of(path)
+                if record is not None:
+                    changes[path.name] = _plain(key, {**record, "metadata": dict(value)})
+            self._apply(changes)
+
+    def _apply(self, changes: Mapping[str, str | None]) -> None:
+        """Write metadata files, or remove files (None): all of them, whenever this process ends."""
+        if len(changes) > 1:
+            self.replace(self._change, json.dumps(changes))
+        for name, text in changes.items():
+            path = self._blobs / name
+            if text is None:
+                self._remove(path)
+            else:
+                self.replace(path, text)
+        self._change.unlink(missing_ok=True)
+
+    def _redo(self) -> None:
+        try:
+            changes = json.loads(self._change.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except (ValueError, RecursionError):
+            changes = None
+        if isinstance(changes, dict) and all(
+            _RECORD_NAME.fullmatch(name) and isinstance(text, str | None) for name, text in changes.items()
+        ):
+            self._apply(changes)
+        discard(self._change)
+
+    def usage(self) -> StoreUsage:
+        """How much is stored here, and how much the disk has left."""
+        infos = (self._info_of(record) for record in self._records())
+        return StoreUsage(
+            files=sum(info.size for info in infos if info is not None),
+            drafts=sum(draft.size for draft in self.drafts.all()),
+            available=self._free(),
+        )
+
+
+def _is_data_of(stem: str, name: str) -> bool:
+    return re.fullmatch(rf"{stem}-[0-9a-f]+\.bin", name) is not None
+
+
+def _plain(key: BlobKey, value: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"The metadata of {key.path!r} is not plain data: {error}.") from error
 
 
 def _sha256(path: Path) -> str:
@@ -342,127 +461,6 @@ def _sha256(path: Path) -> str:
 
 def _parts(key: BlobKey) -> tuple[str, str, str, str]:
     return key.kind, key.owner, key.revision, key.path
-
-
-def _close_draft(file: FileIO, path: Path) -> None:
-    with contextlib.suppress(OSError):
-        file.close()
-    _discard(path)
-
-
-class FileBlobWriter:
-    """One file being written, in this process's own folder until `commit`."""
-
-    def __init__(self, storage: FileStorage, key: BlobKey, path: Path) -> None:
-        self._storage = storage
-        self._key = key
-        self._path = path
-        self._file = FileIO(path, "x")
-        # Only one thread works on the file: a write whose caller was cancelled goes on in its thread, and
-        # `abort` has to wait for it.
-        self._lock = threading.Lock()
-        self._close = weakref.finalize(self, _close_draft, self._file, path)
-        self._hash = hashlib.sha256()
-        self._size = 0
-        self._finished = False
-        self._committed: BlobInfo | None = None
-
-    async def write(self, data: bytes) -> None:
-        """Append bytes."""
-
-        def work() -> None:
-            with self._lock:
-                self._check_open()
-                rest = memoryview(data)
-                while rest:
-                    count = self._file.write(rest) or 0
-                    self._hash.update(rest[:count])
-                    self._size += count
-                    rest = rest[count:]
-
-        await self._storage.call(work)
-
-    async def finish(self) -> tuple[int, str]:
-        """Flush to the disk; returns (size, SHA-256)."""
-
-        def work() -> tuple[int, str]:
-            with self._lock:
-                if not self._finished:
-                    self._check_open()
-                    os.fsync(self._file.fileno())
-                    self._file.close()
-                    self._finished = True
-                return self._size, self._hash.hexdigest()
-
-        return await self._storage.call(work)
-
-    async def commit(self, metadata: Mapping[str, Any]) -> BlobInfo:
-        """Make the file visible."""
-        await self.finish()
-
-        def work() -> BlobInfo:
-            with self._lock:
-                if self._committed is None:
-                    if not self._close.alive:
-                        raise StoreError(f"The file {self._key.path!r} was given up and cannot be committed.")
-                    digest = self._hash.hexdigest()
-                    self._committed = self._storage.publish(self._key, self._path, self._size, digest, metadata)
-                    self._close()
-                return self._committed
-
-        return await self._storage.call(work)
-
-    async def abort(self) -> None:
-        """Drop what was written."""
-
-        def work() -> None:
-            with self._lock:
-                self._close()
-
-        await asyncio.to_thread(work)
-
-    def _check_open(self) -> None:
-        if self._finished or not self._close.alive:
-            raise StoreError(f"The file {self._key.path!r} is finished or given up: nothing can be written to it.")
-
-
-class FileBlobStore:
-    """`BlobStore` over a folder."""
-
-    def __init__(self, storage: FileStorage) -> None:
-        self._storage = storage
-
-    async def open_writer(self, key: BlobKey) -> FileBlobWriter:
-        """Start writing a file."""
-        return await self._storage.call(lambda: FileBlobWriter(self._storage, key, self._storage.scratch_path()))
-
-    async def info(self, key: BlobKey) -> BlobInfo | None:
-        """What is stored under this name."""
-        return await self._storage.call(lambda: self._storage.info(key))
-
-    async def list(self, kind: str) -> list[BlobInfo]:
-        """All files of a kind, ordered by key."""
-        return await self._storage.call(lambda: self._storage.infos(kind))
-
-    async def read(self, key: BlobKey) -> bytes:
-        """The bytes of a small file."""
-        return await self._storage.call(lambda: self._storage.use(key, Path.read_bytes))
-
-    async def verify(self, key: BlobKey) -> bool:
-        """Whether the bytes still are what was stored."""
-        return await self._storage.call(lambda: self._storage.verify(key))
-
-    async def delete(self, keys: Collection[BlobKey]) -> None:
-        """Remove files."""
-        await self._storage.call(lambda: self._storage.remove(keys))
-
-    async def usage(self) -> tuple[int, int]:
-        """(bytes used, bytes allowed: used plus what is free on the disk)."""
-        return await self._storage.call(self._storage.usage)
-
-    async def persist(self) -> bool:
-        """True: nobody evicts files of a folder."""
-        return True
 
 
 class FileDocumentStore:

@@ -1,4 +1,4 @@
-"""Results on their way to the page: plain data as JSON, with the arrays' bytes beside it.
+"""Results on their way to the page: plain data as JSON, with the arrays' bytes, and what JavaScript made, beside it.
 
 JSON has neither arrays of numbers as bytes nor all floats, so these stand in it as an object with one key that no
 result has: `{MARK: [kind, …]}`. `web/src/host/values.ts` reads them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,21 @@ _ALIGNMENT = 8
 _TYPE_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def encode(value: Any) -> tuple[str, bytes]:
-    """Split a result into text and bytes.
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A JavaScript object, such as a `Blob`, that goes to the page as it is."""
+
+    value: Any
+
+
+def encode(value: Any) -> tuple[str, bytes, list[Any]]:
+    """Split a result into text, bytes and JavaScript objects.
 
     Args:
-        value: None, bool, int, float, str, bytes, numpy scalars and arrays; lists, tuples and dicts of these.
+        value: None, bool, int, float, str, bytes, numpy scalars and arrays, `Handed`; lists, tuples and dicts of these.
 
     Returns:
-        JSON, and the bytes of all arrays, each beginning at a multiple of 8.
+        JSON, the bytes of all arrays, each beginning at a multiple of 8, and the objects.
 
     Raises:
         PywebmlError: There is something else in it.
@@ -41,12 +49,13 @@ def encode(value: Any) -> tuple[str, bytes]:
         # Only some floats are no JSON, and results seldom have them: so the common case does without this walk.
         packer = _Packer()
         text = json.dumps(_mark_floats(value), default=packer.mark, ensure_ascii=False)
-    return text, bytes(packer.packed)
+    return text, bytes(packer.packed), packer.handed
 
 
 class _Packer:
     def __init__(self) -> None:
         self.packed = bytearray()
+        self.handed: list[Any] = []
 
     def mark(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -55,6 +64,9 @@ class _Packer:
             return value.item()
         if isinstance(value, bytes | bytearray | memoryview):
             return {MARK: ["bytes", *self._add(bytes(value))]}
+        if isinstance(value, Handed):
+            self.handed.append(value.value)
+            return {MARK: ["handed", len(self.handed) - 1]}
         raise PywebmlError(
             f"A result of type {type(value).__name__} cannot be sent to the page; give plain data or numpy arrays.",
             type=type(value).__name__,

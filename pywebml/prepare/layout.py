@@ -1,7 +1,7 @@
 """Folders that appear complete or not at all, and the manifest of a model in hub layout.
 
 A model lies at `{hub}/{organisation}/{name}/{revision}/`, and its `manifest.json` lists every other file there with
-size and SHA-256.
+size and SHA-256; of large ones also with the SHA-256 of every part, so that a download can check parts as they come.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pywebml.errors import PrepareError
+from pywebml.hub import PART_SIZE
 
 MANIFEST = "manifest.json"
 
 _MODEL_NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)?[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_BLOCK = 1 << 20
 
 
 def model_folder(hub: Path, name: str, revision: str) -> Path:
@@ -58,12 +61,28 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_manifest(folder: Path) -> None:
-    """Write `manifest.json` over all other files below `folder`."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in paths
-    }
-    write_json(folder / MANIFEST, {"files": files})
+    """Write `manifest.json` over all other files below `folder`, in place of an older one."""
+    target = folder / MANIFEST
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != target)
+    write_json(target, {"files": {path.relative_to(folder).as_posix(): _entry(path) for path in paths}})
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file, from one pass over its bytes."""
+    size, whole, part, parts = 0, hashlib.sha256(), hashlib.sha256(), list[str]()
+    with path.open("rb") as file:
+        # No block reaches over the end of a part: a part is a whole number of blocks.
+        while block := file.read(_BLOCK):
+            whole.update(block)
+            part.update(block)
+            size += len(block)
+            if size % PART_SIZE == 0:
+                parts.append(part.hexdigest())
+                part = hashlib.sha256()
+    if size % PART_SIZE:
+        parts.append(part.hexdigest())
+    entry: dict[str, Any] = {"size": size, "sha256": whole.hexdigest()}
+    return entry | {"parts": {"size": PART_SIZE, "sha256": parts}} if size > PART_SIZE else entry
 
 
 @contextmanager

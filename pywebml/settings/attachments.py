@@ -53,6 +53,11 @@ class Attachments:
         key = self._key(collection, record, attachment)
         return await self._downloads.do(key, lambda emit: self._obtain(key, attachment, emit), on_progress)
 
+    def file_of(self, collection: str, record: Mapping[str, Any]) -> tuple[BlobKey, int]:
+        """See `RemoteSettings.attachment_file`."""
+        attachment = parse_attachment(record, collection)
+        return self._key(collection, record, attachment), attachment.size
+
     async def prune(self, collection: str, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Delete every stored file of the collection that none of its records describes."""
         wanted = {}
@@ -113,6 +118,17 @@ class Attachments:
                 progress.done()
                 return key
             await self._platform.blobs.delete([key])
+        async with self._platform.lock(f"download:{'/'.join((key.owner, key.revision, key.path))}"):
+            newer = await self._platform.blobs.info(key)
+            if newer is None or (newer.size, newer.sha256) != (attachment.size, attachment.sha256):
+                await self._fetch(key, attachment, emit)
+        others = await self._platform.blobs.list(_KIND)
+        await self._platform.blobs.delete(
+            [o.key for o in others if (o.key.owner, o.key.revision) == (key.owner, key.revision) and o.key != key]
+        )
+        return key
+
+    async def _fetch(self, key: BlobKey, attachment: Attachment, emit: ProgressCallback) -> None:
         root, fresh = await self._server.root()
         for attempt in range(ATTEMPTS):
             try:
@@ -126,11 +142,6 @@ class Attachments:
             await asyncio.sleep(wait or 0)
             if not fresh:
                 root, fresh = await self._server.root(ask=True)
-        others = await self._platform.blobs.list(_KIND)
-        await self._platform.blobs.delete(
-            [o.key for o in others if (o.key.owner, o.key.revision) == (key.owner, key.revision) and o.key != key]
-        )
-        return key
 
     async def _download(self, key: BlobKey, attachment: Attachment, url: str, emit: ProgressCallback) -> None:
         progress = _progress(emit, "downloading", key, url)

@@ -200,6 +200,14 @@ class RemoteSettings:
         """
         return await self._attachments.obtain(_check_name(collection), record, on_progress)
 
+    def attachment_file(self, collection: str, record: Mapping[str, Any]) -> tuple[BlobKey, int]:
+        """Name in the store, and size in bytes, of the file of a record, whether it is there or not.
+
+        Raises:
+            AttachmentError: The record's `attachment` is not usable.
+        """
+        return self._attachments.file_of(_check_name(collection), record)
+
     async def fetch_bundle(self, collection: str) -> int:
         """Store all attachments of a collection from its bundle, one ZIP file, where the server makes one.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from pywebml.errors import TaskError, UnknownTaskError
@@ -23,12 +23,14 @@ class TaskContext:
         config: The model's `config.json`; None for a task without a model.
         tokenizer: None when the task did not ask for one.
         sessions: By module name (`model`, `encoder_model`, …).
+        files: Bytes of the optional files that the model has, by path.
     """
 
     model_id: str
     config: ModelConfig | None
     tokenizer: Tokenizer | None
     sessions: Mapping[str, Session]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -48,6 +50,7 @@ class TaskDefinition:
         modules: Model files it needs; none for a task that needs no model.
         tokenizer: Whether it needs a tokenizer.
         default_model: Used when neither settings nor caller name one.
+        optional_files: Files of the model that it uses where there are any, such as `generation_config.json`.
     """
 
     name: str
@@ -55,6 +58,7 @@ class TaskDefinition:
     modules: tuple[str, ...]
     tokenizer: bool
     default_model: str | None
+    optional_files: tuple[str, ...] = ()
 
 
 _tasks: dict[str, TaskDefinition] = {}
@@ -68,6 +72,7 @@ def task(
     modules: tuple[str, ...] = (),
     tokenizer: bool = False,
     default_model: str | None = None,
+    optional_files: tuple[str, ...] = (),
 ) -> Callable[[Built], Built]:
     """Register a task: a class that is made from a `TaskContext` and has `async run`, or an async function whose
     first argument is the `TaskContext`.
@@ -77,6 +82,7 @@ def task(
         modules: Model files that it needs, such as `("model",)`.
         tokenizer: Whether it needs the model's tokenizer.
         default_model: Used when neither settings nor caller name one.
+        optional_files: Further files of the model that it uses where there are any; see `TaskContext.files`.
 
     Raises:
         TaskError: It is neither of these.
@@ -90,7 +96,7 @@ def task(
                 task=name,
             )
         build: Callable[[TaskContext], Task] = builder if isinstance(builder, type) else _function_task(builder)
-        _tasks[name] = TaskDefinition(name, build, modules, tokenizer, default_model)
+        _tasks[name] = TaskDefinition(name, build, modules, tokenizer, default_model, optional_files)
         return builder
 
     return register

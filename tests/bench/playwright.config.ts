@@ -1,12 +1,13 @@
 import { defineConfig } from "@playwright/test";
 import base from "../../playwright.config.ts";
 
+const { globalSetup: _, ...shared } = base;
+
 /** Figures to read, not to pass or fail: `./build.sh bench [NAME]`. */
 export default defineConfig({
-  ...base,
+  ...shared,
   testDir: ".",
   testMatch: "*.bench.ts",
-  globalSetup: undefined,
   outputDir: "../../test-results",
   workers: 1,
   reporter: "list",

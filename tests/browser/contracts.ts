@@ -46,6 +46,7 @@ for name in (
     "contract/store_contract.py",
     "contract/session_contract.py",
     "contract/settings_contract.py",
+    "contract/download_contract.py",
     "contract/run_in_browser.py",
     "kinto/admin.py",
 ):

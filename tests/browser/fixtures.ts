@@ -17,9 +17,11 @@ declare global {
 
 interface Fault {
   path: string;
-  kind: "truncate" | "flip" | "status" | "html" | "stall" | "shorter" | "drop" | "gzip" | "etag";
+  kind: "truncate" | "flip" | "status" | "html" | "stall" | "shorter" | "drop" | "gzip" | "etag" | "auth";
   value?: number | string;
   times?: number;
+  /** Only requests that want bytes from here on. */
+  from_byte?: number;
 }
 
 export class Server {
@@ -178,9 +180,9 @@ export function readIndexedDb(
       const sizes = new Map<string, number>();
       let largestPart = 0;
       for (const key of keys) {
-        const part = (await request(transaction.objectStore("parts").get(key))) as ArrayBuffer;
-        sizes.set(key[0], (sizes.get(key[0]) ?? 0) + part.byteLength);
-        largestPart = Math.max(largestPart, part.byteLength);
+        const part = (await request(transaction.objectStore("parts").get(key))) as Blob;
+        sizes.set(key[0], (sizes.get(key[0]) ?? 0) + part.size);
+        largestPart = Math.max(largestPart, part.size);
       }
       const known = new Set(files.map((file) => file.blob));
       return {
@@ -193,6 +195,41 @@ export function readIndexedDb(
       database.close();
     }
   });
+}
+
+/** Changes the first byte of a stored file where it lies in IndexedDB. */
+export function damage(page: Page, path: string): Promise<void> {
+  return page.evaluate(async (path) => {
+    const request = <T>(source: IDBRequest<T>): Promise<T> =>
+      new Promise((resolve, reject) => {
+        source.onsuccess = () => resolve(source.result);
+        source.onerror = () => reject(source.error);
+      });
+    const database = await request(indexedDB.open("pywebml"));
+    try {
+      const files = (await request(database.transaction("files").objectStore("files").getAll())) as {
+        key: string[];
+        blob: string;
+      }[];
+      const blob = files.find(({ key }) => key.at(-1) === path)?.blob ?? "";
+      const range = IDBKeyRange.bound([blob], [blob, []]);
+      const [key] = await request(database.transaction("parts").objectStore("parts").getAllKeys(range));
+      if (key === undefined) {
+        throw new Error(`Nothing is stored under ${path}.`);
+      }
+      const part = (await request(database.transaction("parts").objectStore("parts").get(key))) as Blob;
+      const bytes = new Uint8Array(await part.arrayBuffer());
+      bytes[0] = (bytes[0] as number) ^ 1;
+      await request(
+        database
+          .transaction("parts", "readwrite")
+          .objectStore("parts")
+          .put(new Blob([bytes]), key),
+      );
+    } finally {
+      database.close();
+    }
+  }, path);
 }
 
 /** Largest absolute difference of two lists of the same length. */

@@ -1,9 +1,11 @@
 /** The page that a person opens: what it shows, by mouse, keyboard and touch, on any screen, and when things break. */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Locator, Page } from "@playwright/test";
-import { expect, HUB_FILES, MODEL, REVISION, readIndexedDb, Server, test } from "./fixtures.ts";
+import { damage, expect, HUB_FILES, MODEL, REVISION, readIndexedDb, Server, test } from "./fixtures.ts";
 
 const WEIGHTS = `${HUB_FILES}onnx/model_quantized.onnx`;
 // The first two mean much the same; the last one would do something if it were taken for markup.
@@ -165,7 +167,7 @@ test("the keyboard alone embeds, stops and starts again, and the focus is never 
   await expect(page.locator("#progress-model .detail")).toHaveText(/^3\.\d MB of 23\.3 MB$/);
   expect(await focused(page)).toBe("embed");
 
-  expect(await tabTo(page, "stop")).toEqual(["stop"]);
+  expect(await tabTo(page, "stop")).toEqual(["prefetch", "stop"]);
   await page.keyboard.press("Enter");
   await expect(page.getByRole("status")).toHaveText("Stopped.");
   await expect(page.locator("#progress-model .detail")).toHaveText("Stopped");
@@ -183,10 +185,16 @@ test("the keyboard alone embeds, stops and starts again, and the focus is never 
   await expect(page.getByRole("button", { name: /^Terminate/ })).toBeVisible();
   const rest = await tabTo(page, /^Terminate/);
   expect(rest).toEqual([
+    "prefetch",
     "stop",
     "Similarity table",
+    "import-file",
+    "import-folder",
     "persist",
     expect.stringMatching(/^Files of/),
+    expect.stringMatching(/^Keep/),
+    expect.stringMatching(/^Verify/),
+    expect.stringMatching(/^Export/),
     expect.stringMatching(/^Delete/),
     expect.stringMatching(/^Terminate/),
   ]);
@@ -515,9 +523,206 @@ test("stored models are listed with their files, also on the next visit, and del
   await expect(section).toContainText("None yet");
   const left = readBytes(await page.locator("#fact-storage").innerText());
   expect(Math.abs(used - size - left)).toBeLessThan(0.2e6);
-  expect((await readIndexedDb(page)).files.map((file) => file.key.at(-1))).toEqual([
-    "ort-wasm-simd-threaded.wasm",
-  ]);
+  // The size of the next download is told again, for which the hub's own list is read.
+  await expect(page.locator("#download-size")).toHaveText("23.3 MB to download.");
+  const rest = (await readIndexedDb(page)).files.map((file) => file.key.at(-1));
+  expect(rest).toContain("ort-wasm-simd-threaded.wasm");
+  expect(rest.filter((file) => file?.includes("token") || file?.includes("onnx/"))).toEqual([]);
+});
+
+test("a model can be downloaded ahead: its size is told first, and then it works with the hub gone", async ({
+  page,
+  server,
+  foreign,
+}) => {
+  expect(foreign).toEqual([]);
+  await server.reset();
+  await open(page, server.url);
+  const size = page.locator("#download-size");
+  await expect(size).toHaveText(/^37\.\d MB to download, runtime included\.$/);
+  await page.getByLabel("Precision").selectOption("fp32");
+  await expect(size).toHaveText("105 MB to download, runtime included.");
+  await page.getByLabel("Name").fill("nobody/nothing");
+  await expect(size).toBeEmpty();
+  await page.getByLabel("Name").fill(MODEL);
+  await page.getByLabel("Precision").selectOption("q8");
+  await expect(size).toHaveText(/^37\.\d MB/);
+  // Looking alone has stored no model, and is no error.
+  await expect(page.locator("#stored-models")).toContainText("None yet");
+  await expect(page.locator("#error")).toBeHidden();
+
+  // What the Model bar shows on its way, from the first frame on.
+  await page.evaluate(() => {
+    const bar = document.getElementById("bar-model") as HTMLProgressElement;
+    const detail = document.querySelector("#progress-model .detail") as Element;
+    const shown: [number, string][] = [];
+    (globalThis as Record<string, unknown>).shown = shown;
+    new MutationObserver(() => shown.push([bar.position, detail.textContent ?? ""])).observe(detail, {
+      childList: true,
+    });
+  });
+  await page.getByRole("button", { name: "Download only" }).click();
+  await expect(page.getByRole("status")).toHaveText(/^Stored: 37\.\d MB\.$/);
+  await expect(size).toHaveText("Stored, nothing to download.");
+  await expect(page.locator("#progress-model .detail")).toHaveText("23.3 MB downloaded");
+  await expect(page.locator("#engines")).toContainText("None yet");
+  await expect(page.getByRole("rowheader", { name: MODEL, exact: true })).toBeVisible();
+  const shown = (await page.evaluate(() => (globalThis as Record<string, unknown>).shown)) as [
+    number,
+    string,
+  ][];
+  const totals = shown.map(([, text]) => / of (.*)$/.exec(text)?.[1]).filter((total) => total !== undefined);
+  expect(new Set(totals)).toEqual(new Set(["23.3 MB"]));
+  const positions = shown.map(([position]) => position).filter((position) => position >= 0);
+  expect(positions).toEqual([...positions].sort((a, b) => a - b));
+
+  await server.reset();
+  await server.fault({ path: "/hub/*", kind: "drop" });
+  await server.fault({ path: "/v1/*", kind: "drop" });
+  await page.reload();
+  await expect(size).toHaveText("Stored, nothing to download.");
+  await embed(page);
+});
+
+test("stored models are kept, verified, exported and imported from their rows", async ({
+  page,
+  server,
+  foreign,
+}) => {
+  expect(foreign).toEqual([]);
+  await server.reset();
+  await open(page, server.url);
+  await page.getByRole("button", { name: "Download only" }).click();
+  const section = page.locator("#stored-models");
+  const note = page.locator("#models-note");
+  const name = `${MODEL} ${REVISION}`;
+  const button = (label: string) => section.getByRole("button", { name: `${label} ${name}`, exact: true });
+
+  // The list is drawn anew, and the focus stays.
+  const keep = button("Keep");
+  await expect(keep).toHaveAttribute("aria-pressed", "false");
+  await keep.focus();
+  await page.keyboard.press("Space");
+  await expect(keep).toHaveAttribute("aria-pressed", "true");
+  await expect(note).toHaveText(`${name} stays when room is made.`);
+  await expect(keep).toBeFocused();
+  await page.reload();
+  await expect(keep).toHaveAttribute("aria-pressed", "true");
+  await keep.click();
+  await expect(keep).toHaveAttribute("aria-pressed", "false");
+
+  await button("Verify").click();
+  await expect(note).toHaveText(/is as it was stored: \d files compared\.$/);
+  await expect(page.getByRole("status")).toHaveText(await note.innerText());
+  await expect(page.locator("#work")).toBeHidden();
+
+  const saved = page.waitForEvent("download");
+  await button("Export").click();
+  const download = await saved;
+  expect(download.suggestedFilename()).toBe("sentence-transformers-all-MiniLM-L6-v2-v1.0.0.tar");
+  const archive = test.info().outputPath("model.tar");
+  await download.saveAs(archive);
+
+  await damage(page, "onnx/model_quantized.onnx");
+  await button("Verify").click();
+  await expect(note).toContainText("onnx/model_quantized.onnx was damaged and is removed.");
+  await expect(page.locator("#download-size")).toHaveText("22.8 MB to download.");
+  await button("Delete").click();
+  await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+  await expect(section).toContainText("None yet");
+
+  await server.fault({ path: "/hub/*", kind: "drop" });
+  await page.locator("#import-file-input").setInputFiles(archive);
+  await expect(note).toHaveText(`Imported ${name}.`);
+  await expect(button("Delete")).toBeVisible();
+  await expect(page.locator("#download-size")).toHaveText("Stored, nothing to download.");
+  await embed(page);
+
+  // Something else is refused, and dropping works as the button does.
+  const drop = (bytes: number[], file: string) =>
+    section.evaluate(
+      (element, [bytes, file]) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([new Uint8Array(bytes)], file));
+        for (const type of ["dragenter", "dragover", "drop"]) {
+          element.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+        }
+      },
+      [bytes, file] as const,
+    );
+  await drop([1, 2, 3], "notes.txt");
+  const panel = page.locator("#error");
+  await expect(panel.getByRole("heading")).toHaveText("ArchiveError");
+  await expect(panel.locator(".message")).toContainText("notes.txt");
+  await expect(panel.getByRole("button", { name: "Try again" })).toHaveCount(0);
+  await panel.getByRole("button", { name: "Dismiss" }).click();
+  const folder = test.info().outputPath("folder");
+  for (const [file, text] of [
+    ["config.json", "{}"],
+    ["onnx/model.onnx", "no model"],
+  ] as const) {
+    const path = join(folder, "tests/tiny/v1.0.0", file);
+    await mkdir(dirname(path), { recursive: true });
+    await writeFile(path, text);
+  }
+  await page.locator("#import-folder-input").setInputFiles(folder);
+  await expect(note).toHaveText("Imported tests/tiny v1.0.0.");
+  await expect(section.getByRole("rowheader", { name: "tests/tiny", exact: true })).toBeVisible();
+  await drop([...(await readFile(archive)).subarray(0, 600)], "half.tar");
+  await expect(panel.locator(".message")).toContainText("half.tar cannot be imported");
+});
+
+test("what a stopped download left goes on later, or is dropped", async ({ page, server, foreign }) => {
+  expect(foreign).toEqual([]);
+  await server.reset();
+  await server.fault({ path: WEIGHTS, kind: "stall", from_byte: 8 * 1024 * 1024 });
+  await open(page, server.url);
+  const section = page.locator("#stored-models");
+  const size = page.locator("#download-size");
+  await page.getByRole("button", { name: "Download only" }).click();
+  await expect(page.locator("#progress-model .detail")).toHaveText(/^8\.\d MB of 23\.3 MB$/);
+  await expect(page.locator("#progress-runtime")).toHaveAttribute("data-state", "done");
+  await page.getByRole("button", { name: "Stop", exact: true }).click();
+  await expect(page.getByRole("status")).toHaveText("Stopped.");
+  const unfinished = page.locator("#unfinished");
+  await expect(unfinished).toContainText("8.4 MB of unfinished downloads");
+  await expect(size).toHaveText(/^14\.\d MB to download; 8\.4 MB are here already\.$/);
+  await expect(page.getByRole("meter", { name: "Storage used" })).toBeVisible();
+
+  await unfinished.getByRole("button", { name: "Drop them" }).click();
+  await expect(unfinished).toBeHidden();
+  await expect(section.locator("#models-note")).toHaveText("Unfinished downloads dropped.");
+  await expect(size).toHaveText("22.8 MB to download.");
+  expect(await focused(page)).toBe("stored-title");
+});
+
+test("no room is an error with sizes, and the same try works when there is some", async ({
+  playwright,
+  launchOptions,
+  server,
+}) => {
+  // A store on disk: in memory the quota is not what it says.
+  const profile = await mkdtemp(join("build", "page-profile-"));
+  const context = await playwright.chromium.launchPersistentContext(profile, launchOptions);
+  try {
+    const page = await context.newPage();
+    await server.reset();
+    await open(page, server.url);
+    const devtools = await context.newCDPSession(page);
+    await devtools.send("Storage.overrideQuotaForOrigin", { origin: server.url, quotaSize: 20_000_000 });
+    await page.getByRole("button", { name: "Download only" }).click();
+    const panel = page.locator("#error");
+    await expect(panel.getByRole("heading")).toHaveText("QuotaExceededError");
+    await expect(panel.locator(".message")).toContainText("no room");
+
+    await devtools.send("Storage.overrideQuotaForOrigin", { origin: server.url });
+    await panel.getByRole("button", { name: "Try again" }).click();
+    await expect(page.getByRole("status")).toHaveText(/^Stored: /);
+    await expect(panel).toBeHidden();
+  } finally {
+    await context.close();
+    await rm(profile, { recursive: true });
+  }
 });
 
 test("engines are listed, used again, and end when asked to", async ({ page, server, foreign }) => {
@@ -589,6 +794,9 @@ test("a strict content security policy is enough, with threads and without a wor
     await embed(page);
     await expect(page.locator("#fact-threads")).toHaveText(/^available/);
     await expect(page.locator("#engines")).toContainText("Ready");
+    const saved = page.waitForEvent("download");
+    await page.getByRole("button", { name: /^Export/ }).click();
+    expect((await saved).suggestedFilename()).toMatch(/\.tar$/);
     expect(problems).toEqual([]);
 
     // The policy holds, and a breach would have been noticed.

@@ -3,7 +3,7 @@
 import { createEngine, expect, HUB_FILES, MODEL, REVISION, readIndexedDb, run, test } from "./fixtures.ts";
 
 const OPTIONS = { taskName: "feature-extraction" };
-const PART = 4 * 1024 * 1024;
+const PART = 8 * 1024 * 1024;
 
 test("IndexedDB holds runtime and model, whole, in bounded parts", async ({ scriptPage: page, server }) => {
   expect((await createEngine(page, OPTIONS)).error).toBeUndefined();

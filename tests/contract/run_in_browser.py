@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Mapping
 
 import pywebml
-from pywebml.loading import DEFAULT_RUNTIME_FILE
+from pywebml.planning import DEFAULT_RUNTIME_FILE
 from pywebml.platform import Platform, SessionWorker, get_platform
 from pywebml.settings import RemoteSettings, Trust, select_runtime
 from pywebml.sources import RUNTIME_COLLECTION
-from tests.contract import session_contract, settings_contract, store_contract
+from tests.contract import download_contract, session_contract, settings_contract, store_contract
 from tests.kinto.admin import KintoAdmin
 
 
@@ -72,6 +72,30 @@ async def run_settings_contract(kinto: str) -> list[str]:
             await check(server)
         except Exception:
             failures.append(f"{check.__name__}: {traceback.format_exc()}")
+    return failures
+
+
+async def run_download_contract(server: str, cdn: str, part: int, parts: int) -> list[str]:
+    """One of so many parts of the cases, with these two fault servers."""
+    from pyodide.http import pyfetch
+
+    async def send(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        arguments = {"body": body.decode()} if method == "POST" else {}
+        response = await pyfetch(url, method=method, headers=dict(headers), **arguments)
+        return response.status, bytes(await response.bytes())
+
+    platform = await _platform()
+    failures = []
+    for name, check in list(download_contract.contract("browser").items())[part::parts]:
+        controls = (download_contract.FaultControl(url, send) for url in (server, cdn))
+        scene = download_contract.Scene(platform, *controls)
+        try:
+            await scene.start()
+            await check(scene)
+        except Exception:
+            failures.append(f"{name}: {traceback.format_exc()}")
+        finally:
+            await scene.end()
     return failures
 
 

@@ -91,6 +91,7 @@ def test_source_revision_without_a_repository_is_refused(capsys: pytest.CaptureF
     [
         ("onnx", "convert", ["convert", "--path", "tiny", "--output", "hub"]),
         ("cryptography", "native", ["settings", "init", "tiny", "--root-days", "5"]),
+        ("httpx", "native", ["models", "list"]),
     ],
 )
 def test_missing_extra_says_what_to_install(package: str, extra: str, words: list[str]) -> None:

@@ -20,9 +20,12 @@ LAYERS = [
     {"models", "generation"},
     {"tasks"},
     {"sources"},
+    {"planning"},
     {"loading"},
     {"engine"},
-    {"pipelines", "worker", "prepare"},
+    {"library", "worker_params"},
+    {"worker_models"},
+    {"pipelines", "worker", "prepare", "models_cli"},
     {"cli"},
 ]
 """From the bottom to the top; a module imports from its own package and from layers below its own."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pywebml.errors import OptionsError
-from pywebml.options import Configuration, PipelineOptions
+from pywebml.options import Configuration, PipelineOptions, configure, get_configuration
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,13 @@ from pywebml.options import Configuration, PipelineOptions
         ({"model_revision": "a/../b"}, "model_revision"),
         ({"model_revision": "v1 0"}, "model_revision"),
         ({"dtype": "float32"}, "dtype"),
+        ({"dtype": ["q8"]}, "dtype"),
+        ({"tokenizer_id": "../secrets"}, "tokenizer_id"),
+        ({"tokenizer_revision": "a/../b"}, "tokenizer_revision"),
+        ({"model_hub_root_url": ""}, "model_hub_root_url"),
+        ({"model_hub_url_template": 5}, "model_hub_url_template"),
+        ({"use_external_data_format": 101}, "use_external_data_format"),
+        ({"use_external_data_format": -1}, "use_external_data_format"),
         ({"device": "webgpu"}, "device"),
         ({"device": "tpu"}, "device"),
         ({"num_threads": -1}, "num_threads"),
@@ -108,3 +115,128 @@ def test_configuration_refuses_unknown_names_and_empty_texts() -> None:
         Configuration.from_mapping({"assetBase": "/x/"})
     with pytest.raises(OptionsError, match="hub_root_url"):
         Configuration.from_mapping({"hubRootUrl": ""})
+
+
+# One value for each file
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dtype": {"encoder_model": "fp32", "decoder_model_merged": "q4"}},
+        {"dtype": {}},
+        {"use_external_data_format": {"encoder_model.onnx": 2, "decoder_model": True}},
+        {"useExternalDataFormat": {"model_q4.onnx": False}},
+    ],
+)
+def test_dtype_and_external_data_can_be_chosen_by_file(given: dict[str, Any]) -> None:
+    [value] = given.values()
+    assert list(PipelineOptions.from_mapping(given).to_dict().values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"dtype": {"encoder_model": "float32"}}, r"dtype\['encoder_model'\]='float32'"),
+        ({"dtype": {"../x": "q8"}}, "one for each file name"),
+        ({"dtype": {5: "q8"}}, "one for each file name"),
+        ({"dtype": {"a": {"b": "q8"}}}, "one for each file name"),
+        ({"dtype": {"a": None}}, "give one of"),
+        ({"use_external_data_format": {"a": 101}}, "from 0 to 100"),
+        ({"use_external_data_format": {"a": "yes"}}, "from 0 to 100"),
+        ({"use_external_data_format": {"a": {"b": 1}}}, "one for each file name"),
+    ],
+)
+def test_value_for_a_file_that_is_not_allowed_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionsError, match=words):
+        PipelineOptions.from_mapping(given)
+
+
+# Configuration
+
+
+@pytest.fixture(autouse=True)
+def kept_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pywebml.options._configuration", Configuration())
+
+
+def test_configuration_of_hubs_and_stores_comes_under_both_names() -> None:
+    values = {
+        "hub_access_tokens": {"https://huggingface.co": "hf_x", "http://localhost:8080": "a.b-c_d~e+f/g="},
+        "allow_deny_list": [{"filter": "DENY", "urlPrefix": "https://x.example/"}],
+        "max_cache_bytes": 10**9,
+        "stall_timeout_ms": 5,
+    }
+    camel = dict(
+        zip(("hubAccessTokens", "allowDenyList", "maxCacheBytes", "stallTimeoutMS"), values.values(), strict=True)
+    )
+    assert Configuration.from_mapping(camel) == Configuration.from_mapping(values)
+    assert (Configuration().stall_timeout_ms, Configuration().max_cache_bytes) == (60_000, None)
+
+
+def test_configure_keeps_what_is_not_named() -> None:
+    configure(max_cache_bytes=5)
+    configure(stall_timeout_ms=7)
+    assert (get_configuration().max_cache_bytes, get_configuration().stall_timeout_ms) == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"max_cache_bytes": -1}, "max_cache_bytes"),
+        ({"max_cache_bytes": True}, "max_cache_bytes"),
+        ({"max_cache_bytes": 1.5}, "max_cache_bytes"),
+        ({"max_cache_bytes": 2**60}, "max_cache_bytes"),
+        ({"stall_timeout_ms": 0}, "stall_timeout_ms"),
+        ({"stall_timeout_ms": "5"}, "stall_timeout_ms"),
+        ({"allow_deny_list": {}}, "allow_deny_list"),
+        ({"allow_deny_list": "x"}, "allow_deny_list"),
+        ({"allow_deny_list": ["https://x.example/"]}, "allow_deny_list"),
+        ({"allow_unsigned_settings": "yes"}, "allow_unsigned_settings"),
+    ],
+)
+def test_configuration_with_a_value_that_is_not_allowed_is_refused(given: dict[str, Any], field: str) -> None:
+    before = get_configuration()
+    with pytest.raises(OptionsError, match="is not valid") as caught:
+        configure(**given)
+    assert caught.value.details["field"] == field
+    assert get_configuration() is before
+
+
+SECRET = "hf_s3cr3t"
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        SECRET,
+        [SECRET],
+        {SECRET: "https://huggingface.co"},
+        {"https://huggingface.co/": SECRET},
+        {f"https://user:{SECRET}@huggingface.co": "x"},
+        {"huggingface.co": SECRET},
+        {"https://huggingface.co": f"{SECRET} x"},
+        {"https://huggingface.co": f"{SECRET}\n"},
+        {"https://huggingface.co": [SECRET]},
+        {"https://huggingface.co": ""},
+        {5: SECRET},
+    ],
+)
+def test_tokens_that_are_not_usable_are_refused_without_being_repeated(tokens: Any) -> None:
+    for name in ("hub_access_tokens", "hubAccessTokens"):
+        with pytest.raises(OptionsError, match="hub_access_tokens") as caught:
+            configure(**{name: tokens})
+        assert SECRET not in repr((caught.value, str(caught.value), caught.value.details))
+
+
+def test_token_under_a_wrong_name_is_not_repeated() -> None:
+    for name in ("hub_access_token", "hubAccessToken", "token"):
+        with pytest.raises(OptionsError, match=name) as caught:
+            configure(**{name: SECRET})
+        assert SECRET not in repr((caught.value, str(caught.value), caught.value.details))
+
+
+def test_token_is_not_in_what_is_printed_of_a_configuration() -> None:
+    configuration = configure(hub_access_tokens={"https://huggingface.co": SECRET})
+    assert configuration.hub_access_tokens == {"https://huggingface.co": SECRET}
+    assert SECRET not in repr(configuration) + str(configuration) + f"{configuration}"

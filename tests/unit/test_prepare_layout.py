@@ -1,13 +1,87 @@
-"""Folders that appear complete or not at all."""
+"""Folders that appear complete or not at all, and manifests that a hub's clients understand."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pywebml.errors import PrepareError
-from pywebml.prepare.layout import folder_in_one_step
+from pywebml.hub import PART_SIZE
+from pywebml.hub.listing import FileEntry, parse_manifest
+from pywebml.prepare.layout import MANIFEST, folder_in_one_step, write_manifest
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def pattern(size: int) -> bytes:
+    """Bytes of which no two parts are the same."""
+    return b"".join(number.to_bytes(4, "big") for number in range(size // 4 + 1))[:size]
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    write_manifest(folder)
+    files: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
+    return files
+
+
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        (0, 0),
+        (5, 0),
+        (PART_SIZE, 0),
+        (PART_SIZE + 1, 2),
+        (2 * PART_SIZE, 2),
+        (2 * PART_SIZE + 3, 3),
+    ],
+)
+def test_manifest_lists_the_hash_of_every_part_of_a_large_file(tmp_path: Path, size: int, parts: int) -> None:
+    data = pattern(size)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(data)
+
+    write_manifest(tmp_path)
+
+    hashes = tuple(sha256(data[begin : begin + PART_SIZE]) for begin in range(0, size, PART_SIZE)) if parts else ()
+    assert len(hashes) == parts
+    entries = parse_manifest((tmp_path / MANIFEST).read_bytes(), "https://hub.example/manifest.json")
+    assert entries == {"onnx/model.onnx": FileEntry(size, sha256(data), parts=hashes)}
+
+
+def test_small_files_have_no_word_on_parts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert manifest_of(tmp_path) == {"config.json": {"size": 2, "sha256": sha256(b"{}")}}
+
+
+def test_each_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.onnx").write_bytes(pattern(PART_SIZE + 10))
+    opened: list[Path] = []
+    original: Callable[..., BufferedReader] = Path.open
+
+    def open_noted(self: Path, mode: str = "r", **options: Any) -> BufferedReader:
+        if mode == "rb":
+            opened.append(self)
+        return original(self, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_noted)
+    write_manifest(tmp_path)
+    assert opened == [tmp_path / "model.onnx"]
+
+
+def test_manifest_that_is_written_anew_does_not_list_itself_but_what_lies_deeper_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / MANIFEST).write_bytes(b"a")
+    first = manifest_of(tmp_path)
+    assert set(first) == {f"sub/{MANIFEST}"}
+    assert manifest_of(tmp_path) == first
 
 
 def test_folder_appears_when_the_block_ends(tmp_path: Path) -> None:

@@ -222,25 +222,25 @@ async def test_cancelled_call_stops_the_creation(server: FaultServer, files: dic
 
 
 async def test_stored_models_are_listed_with_their_files_and_deleted(files: dict[str, bytes]) -> None:
-    assert await ask("models.list") == []
+    assert await ask("models.list", selection={}) == []
     await ask("createEngine", options=OPTIONS)
-    [model] = await ask("models.list")
+    [model] = await ask("models.list", selection={})
     assert (model["model"], model["revision"], model["tasks"]) == (MODEL, REVISION, ["feature-extraction"])
 
-    stored = await ask("models.files", model=MODEL)
+    stored = await ask("models.files", selection={"model": MODEL})
     used = {path: len(data) for path, data in files.items() if path != FILES["q8"]}
     assert {file["path"]: file["size"] for file in stored} == used
     assert (model["files"], model["size"]) == (len(used), sum(used.values()))
-    assert await ask("models.files", model=MODEL, revision=REVISION) == stored
-    assert await ask("models.files", model=MODEL, revision="v2.0.0") == []
+    assert await ask("models.files", selection={"model": MODEL, "revision": REVISION}) == stored
+    assert await ask("models.files", selection={"model": MODEL, "revision": "v2.0.0"}) == []
     usage = await ask("models.usage")
     assert usage["used"] == model["size"]
     assert usage["allowed"] >= usage["used"]
     json.dumps([model, stored, usage])
 
-    assert await ask("models.delete", model=MODEL, revision="v2.0.0") == 0
-    assert await ask("models.delete", model=MODEL) == model["size"]
-    assert await ask("models.list") == []
+    assert await ask("models.delete", selection={"model": MODEL, "revision": "v2.0.0"}) == 0
+    assert await ask("models.delete", selection={"model": MODEL}) == model["size"]
+    assert await ask("models.list", selection={}) == []
     assert (await ask("models.usage"))["used"] == 0
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from pywebml.prepare.layout import MANIFEST
+from pywebml.prepare.layout import write_manifest as write_hub_manifest
 from web.build.licences import write_licences
 from web.build.manifest import write_manifest
 from web.build.mirror import RUNTIME_WASM
@@ -58,16 +60,18 @@ def _converter_versions() -> str:
     return " ".join(f"{name}=={version(name)}" for name in CONVERTER)
 
 
-MODEL_INPUTS = tuple(
+CONVERTER_INPUTS = tuple(
     f"pywebml/prepare/{name}.py"
-    for name in ("compare", "convert", "demo", "export", "layout", "quantize", "quiet", "report", "source")
+    for name in ("compare", "convert", "demo", "export", "quantize", "quiet", "report", "source")
 )
+MANIFEST_INPUTS = ("pywebml/prepare/layout.py", "pywebml/hub/listing.py")
 
 
 def _model() -> None:
-    # A conversion takes a minute, so its result outlives `clean`, kept under the fingerprint of what made it.
+    # A conversion takes a minute, so its result outlives `clean`, kept under the fingerprint of what made it. What
+    # writes its manifest is no part of that, since the manifest is written anew in a second.
     digest = hashlib.sha256(_converter_versions().encode())
-    for path in files_of(MODEL_INPUTS):
+    for path in files_of(CONVERTER_INPUTS):
         digest.update(path.name.encode() + path.read_bytes())
     kept = CACHE / "demo-model" / digest.hexdigest()[:16]
     if not kept.is_dir():
@@ -88,6 +92,8 @@ def _model() -> None:
     target = DIST / "hub"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(kept, target)
+    for manifest in list(target.rglob(MANIFEST)):
+        write_hub_manifest(manifest.parent)
     folders = sorted(kept.parent.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for old in folders[KEPT_MODELS:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -168,7 +174,7 @@ STEPS = (
     Step(
         name="model",
         title="Demo model all-MiniLM-L6-v2: fp32 and q8 (about a minute when it is converted anew)",
-        inputs=MODEL_INPUTS,
+        inputs=(*CONVERTER_INPUTS, *MANIFEST_INPUTS),
         outputs=("dist/hub",),
         run=_model,
         versions=_converter_versions,

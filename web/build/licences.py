@@ -90,7 +90,7 @@ def _components() -> list[Component]:
             (runtime / "LICENSE", runtime / "ThirdPartyNotices.txt"),
         ),
         _npm("idb", "ISC", "https://github.com/jakearchibald/idb", "the bundles"),
-        _npm("@noble/hashes", "MIT", "https://github.com/paulmillr/noble-hashes", "the bundles"),
+        _npm("hash-wasm", "MIT", "https://github.com/Daninet/hash-wasm", "the bundles"),
         Component(
             "all-MiniLM-L6-v2 (converted to ONNX)",
             "v1.0.0",

@@ -84,7 +84,7 @@ export class Engines {
       create("span", { class: "id" }, engineId),
       create("span", { class: "id" }, options.modelId ?? "–"),
       create("span", { class: "id" }, options.modelRevision ?? "–"),
-      options.dtype ?? "–",
+      typeof options.dtype === "object" ? JSON.stringify(options.dtype) : (options.dtype ?? "–"),
       options.numThreads ? String(options.numThreads) : "auto",
       create("span", { class: "badge", "data-status": status }, STATUS[status]),
       action,

@@ -6,6 +6,8 @@ import { byId, create } from "./dom.ts";
 const NEED_OTHER_INPUT = new Set([
   "OptionsError",
   "InputError",
+  "ArchiveError",
+  "ForbiddenURLError",
   "FileNotFoundOnHubError",
   "UnknownTaskError",
   "UnsupportedModelError",

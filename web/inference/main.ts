@@ -3,14 +3,16 @@
 import { byId, isEnabled, setEnabled } from "./dom.ts";
 import { Engines } from "./engines.ts";
 import { hideError, isAbort, showError } from "./errors.ts";
+import { Estimate } from "./estimate.ts";
 import { fillFromAddress, readOptions, readSentences } from "./form.ts";
-import { count, duration } from "./format.ts";
+import { bytes, count, duration } from "./format.ts";
 import { closestPair, showHeatmap, similarities, vectors } from "./heatmap.ts";
 import { ProgressPanel } from "./progress.ts";
 import { loadRuntime, type PipelineOptions, type Runtime } from "./runtime.ts";
 import { StoredModels } from "./storage.ts";
 
 const embedButton = byId<HTMLButtonElement>("embed");
+const prefetchButton = byId<HTMLButtonElement>("prefetch");
 const stopButton = byId<HTMLButtonElement>("stop");
 
 /** A live region: what is said here is read out, so only milestones are. */
@@ -32,19 +34,22 @@ class Page {
   readonly #progress = new ProgressPanel();
   readonly #engines: Engines;
   readonly #models: StoredModels;
+  readonly #estimate: Estimate;
   #work: AbortController | undefined;
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
     const reports = { error: showError, status };
     this.#engines = new Engines(runtime, reports);
-    this.#models = new StoredModels(runtime, reports);
+    this.#estimate = new Estimate(runtime);
+    this.#models = new StoredModels(runtime, reports, () => void this.#estimate.refresh());
     byId("fact-version").textContent = runtime.version;
 
     byId("embed-form").addEventListener("submit", (event) => {
       event.preventDefault();
       void this.embed();
     });
+    prefetchButton.addEventListener("click", () => void this.prefetch());
     stopButton.addEventListener("click", () => this.#work?.abort());
     byId("sentences").addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -57,7 +62,7 @@ class Page {
   async start(): Promise<void> {
     try {
       await this.#startPython();
-      await this.#models.refresh();
+      await Promise.all([this.#models.refresh(), this.#estimate.refresh()]);
     } catch (error) {
       showError(error, () => void this.start());
     }
@@ -71,26 +76,62 @@ class Page {
     if (sentences === undefined) {
       return;
     }
-    hideError();
     const options = readOptions();
+    await this.#try(
+      (signal) => this.#run(options, sentences, signal),
+      () => void this.embed(),
+    );
+  }
+
+  /** Stores everything that Embed would need. */
+  async prefetch(): Promise<void> {
+    if (!isEnabled(prefetchButton)) {
+      return;
+    }
+    const options = readOptions();
+    await this.#try(
+      async (signal) => {
+        this.#begin("Downloading…");
+        const plan = await this.#runtime.models.prefetch(options, this.#progress.handle, signal);
+        this.#progress.finish();
+        status(plan.isCached ? "All of it was stored already." : `Stored: ${bytes(plan.total)}.`);
+      },
+      () => void this.prefetch(),
+    );
+  }
+
+  /** Lets the person stop `work`, and shows how it failed. */
+  async #try(work: (signal: AbortSignal) => Promise<void>, again: () => void): Promise<void> {
+    hideError();
     this.#work = new AbortController();
-    setEnabled(embedButton, false);
-    setEnabled(stopButton, true);
+    this.#setWorking(true);
+    let isPythonThere = true;
     try {
-      await this.#run(options, sentences, this.#work.signal);
+      await work(this.#work.signal);
     } catch (error) {
+      isPythonThere = !(error instanceof Error && error.name === "RuntimeStartError");
       this.#progress.interrupt(!isAbort(error));
       if (isAbort(error)) {
         status("Stopped.");
       } else {
         status("");
-        showError(error, () => void this.embed());
+        showError(error, again);
       }
     } finally {
       this.#work = undefined;
-      setEnabled(embedButton, true);
-      setEnabled(stopButton, false);
+      this.#setWorking(false);
+      // Also what was stopped has left something. Without Python asking would only fail once more.
+      if (isPythonThere) {
+        void this.#models.refresh();
+        void this.#estimate.refresh();
+      }
     }
+  }
+
+  #setWorking(working: boolean): void {
+    setEnabled(embedButton, !working);
+    setEnabled(prefetchButton, !working);
+    setEnabled(stopButton, working);
   }
 
   async #run(options: PipelineOptions, sentences: string[], signal: AbortSignal): Promise<void> {
@@ -133,14 +174,17 @@ class Page {
   }
 
   async #load(options: PipelineOptions, signal: AbortSignal) {
-    status("Getting ready…");
-    this.#progress.begin();
-    // Creating the engine fails with the same error, and that one is shown.
-    this.#startPython().catch(() => undefined);
+    this.#begin("Getting ready…");
     const engine = await this.#engines.create(options, this.#progress.handle, signal);
     this.#progress.finish();
-    void this.#models.refresh();
     return engine;
+  }
+
+  #begin(text: string): void {
+    status(text);
+    this.#progress.begin();
+    // What needs Python fails with the same error, and that one is shown.
+    this.#startPython().catch(() => undefined);
   }
 }
 

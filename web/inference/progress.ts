@@ -64,41 +64,47 @@ class Step {
 class Files {
   readonly #transfers = new Map<string, Transfer>();
   readonly #step: Step;
-  readonly #isMain: (event: ProgressEvent) => boolean;
-  #hasMain = false;
+  #whole: { loaded: number; total: number } | undefined;
 
-  /** `isMain` tells the file that makes up most of the bytes: until it is seen, a share of the sum would mislead. */
-  constructor(step: Step, isMain: (event: ProgressEvent) => boolean) {
+  constructor(step: Step) {
     this.#step = step;
-    this.#isMain = isMain;
   }
 
   clear(): void {
     this.#transfers.clear();
-    this.#hasMain = false;
+    this.#whole = undefined;
   }
 
+  /** An event of a single file. */
   add(event: ProgressEvent): void {
     const finished = event.statusText === "done";
     if (finished && !event.ok) {
       this.#step.set("failed", this.#percent() ?? 0, "Failed");
       return;
     }
-    this.#hasMain ||= this.#isMain(event);
     this.#transfers.set(event.id, {
       loaded: event.totalLoaded,
       total: event.total,
       cached: event.type === "loading_from_cache",
       finished,
     });
-    if (this.#step.state !== "failed") {
-      this.#step.set("busy", this.#percent(), this.#describe());
-    }
+    this.#show();
   }
 
-  /** All files that were announced have arrived. */
-  get complete(): boolean {
-    return this.#hasMain && [...this.#transfers.values()].every(({ finished }) => finished);
+  /** What the files come to: only with this a share of it can be told. */
+  expect(loaded: number, total: number): void {
+    this.#whole = { loaded, total };
+    this.#show();
+  }
+
+  get loaded(): number {
+    return sum([...this.#transfers.values()], (transfer) => transfer.loaded);
+  }
+
+  /** Of the files that were announced; 0 while a size is unknown. */
+  get total(): number {
+    const all = [...this.#transfers.values()];
+    return all.some(({ total }) => total === 0) ? 0 : sum(all, (transfer) => transfer.total);
   }
 
   /** All files are there and in use. */
@@ -108,45 +114,50 @@ class Files {
     }
   }
 
-  #percent(): number | undefined {
-    const all = [...this.#transfers.values()];
-    if (!this.#hasMain || all.some(({ total, finished }) => total === 0 && !finished)) {
-      return undefined;
+  #show(): void {
+    if (this.#step.state !== "failed") {
+      this.#step.set("busy", this.#percent(), this.#describe());
     }
-    const total = sum(all, (transfer) => transfer.total);
-    return total === 0 ? 100 : (100 * sum(all, ({ loaded }) => loaded)) / total;
+  }
+
+  #percent(): number | undefined {
+    const { loaded, total } = this.#whole ?? { loaded: 0, total: 0 };
+    return total === 0 ? undefined : (100 * Math.min(loaded, total)) / total;
   }
 
   #describe(): string {
     const all = [...this.#transfers.values()];
-    const loaded = sum(all, (transfer) => transfer.loaded);
-    const total = sum(all, (transfer) => transfer.total);
+    const loaded = this.#whole?.loaded ?? this.loaded;
+    const total = this.#whole?.total ?? 0;
     const fetched = all.filter((transfer) => !transfer.cached);
-    const whole = this.#hasMain && all.every((transfer) => transfer.finished);
+    const whole = all.every((transfer) => transfer.finished) && loaded >= total;
     if (fetched.length === 0) {
-      return loaded === 0 ? "from this browser's storage" : `${bytes(loaded)} from this browser's storage`;
-    }
-    if (whole && fetched.length === all.length) {
-      return `${bytes(loaded)} downloaded`;
+      return this.loaded === 0
+        ? "from this browser's storage"
+        : `${bytes(this.loaded)} from this browser's storage`;
     }
     if (whole) {
       const part = sum(fetched, (transfer) => transfer.loaded);
-      return `${bytes(part)} downloaded, ${bytes(loaded - part)} from this browser's storage`;
+      const stored = this.loaded - part;
+      // Of a model whose size was asked for, its smallest file is here already.
+      return stored < this.loaded / 100
+        ? `${bytes(this.loaded)} downloaded`
+        : `${bytes(part)} downloaded, ${bytes(stored)} from this browser's storage`;
     }
-    if (loaded === 0) {
+    if (loaded <= 0) {
       return "Connecting";
     }
     return total > loaded ? `${bytes(loaded)} of ${bytes(total)}` : `${bytes(loaded)} so far`;
   }
 }
 
-/** Shows what a start and a `createEngine` report. */
+/** Shows what a start, a `createEngine` and a `prefetch` report. */
 export class ProgressPanel {
   readonly #python = new Step("progress-python", "Not started");
   readonly #runtime = new Step("progress-runtime", "Loads with the first model");
   readonly #model = new Step("progress-model", "Loads when you press Embed");
-  readonly #runtimeFiles = new Files(this.#runtime, () => true);
-  readonly #modelFiles = new Files(this.#model, (event) => event.id.endsWith(".onnx"));
+  readonly #runtimeFiles = new Files(this.#runtime);
+  readonly #modelFiles = new Files(this.#model);
 
   /** Runtime and model are about to load anew. */
   begin(): void {
@@ -162,12 +173,21 @@ export class ProgressPanel {
       const step = String(event.metadata.step ?? "");
       // The first step is the longest, and nothing is known about how far it is.
       this.#python.set(done ? "done" : "busy", event.progress || undefined, done ? "Ready" : step);
-    } else if (event.type !== "running_inference") {
-      const isRuntime = event.id.endsWith(".wasm");
-      (isRuntime ? this.#runtimeFiles : this.#modelFiles).add(event);
-      if (isRuntime && this.#runtimeFiles.complete) {
+    } else if (event.type === "loading") {
+      // All files together, of which the runtime has a bar of its own.
+      const { loaded, total } = this.#runtimeFiles;
+      if (event.ok && total > 0) {
+        this.#modelFiles.expect(event.totalLoaded - loaded, event.total - total);
+      }
+    } else if (event.id.endsWith(".wasm")) {
+      this.#runtimeFiles.add(event);
+      const { loaded, total } = this.#runtimeFiles;
+      this.#runtimeFiles.expect(loaded, total);
+      if (event.statusText === "done" && event.ok) {
         this.#runtimeFiles.finish();
       }
+    } else if (event.type !== "running_inference") {
+      this.#modelFiles.add(event);
     }
   };
 

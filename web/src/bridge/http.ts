@@ -1,18 +1,29 @@
 /** HTTP for Python: an answer's head first, then its body into the store without passing through Python. */
 
 import { NamedError } from "../errors.ts";
+import { free } from "../free.ts";
 
-/** Where a body goes. */
-export interface ByteSink {
-  write(bytes: Uint8Array): Promise<void>;
+/** Where a body goes. Blobs are taken as they are, without being read. */
+export interface BlobSink {
+  append(blob: Blob): Promise<void>;
+  put(offset: number, blob: Blob): Promise<void>;
 }
 
 /** `onBytes` crosses into Python, so it is called at most this often. */
 const REPORT_EVERY_MS = 50;
 
+/** What has arrived goes to the store in pieces of this size; so much is lost when this worker or page dies. */
+const FLUSH_SIZE = 2 * 1024 * 1024;
+
+/** Pieces on their way to the store while the next one fills. */
+const PIECES_LANDING = 2;
+
 /**
  * Sends a request. Cookies go to the page's own origin only; the browser's HTTP cache is passed by, since the store
  * keeps what is worth keeping.
+ *
+ * @param timeoutMs Most until the answer's head; 0: no limit.
+ * @param stallMs How long the connection may stay silent afterwards; 0: for ever.
  */
 export async function request(
   url: string,
@@ -20,14 +31,15 @@ export async function request(
   headers: Record<string, string>,
   timeoutMs: number,
   signal: AbortSignal,
+  stallMs = 0,
 ): Promise<BridgeResponse> {
   const controller = new AbortController();
   const stop = () => controller.abort(signal.reason);
   signal.addEventListener("abort", stop, { once: true });
-  const timer =
-    timeoutMs > 0
-      ? setTimeout(() => controller.abort(new Error(`no answer in ${timeoutMs} ms`)), timeoutMs)
-      : 0;
+  if (signal.aborted) {
+    stop();
+  }
+  const timer = startTimer(timeoutMs, () => controller.abort(new Error(`no answer in ${timeoutMs} ms`)));
   try {
     const response = await fetch(url, {
       method,
@@ -36,10 +48,12 @@ export async function request(
       credentials: "same-origin",
       cache: "no-store",
     });
-    return new BridgeResponse(response, () => signal.removeEventListener("abort", stop));
+    return new BridgeResponse(response, controller, stallMs, () => {
+      signal.removeEventListener("abort", stop);
+    });
   } catch (error) {
     signal.removeEventListener("abort", stop);
-    throw controller.signal.aborted ? networkError(url, error) : noAnswer(url, error);
+    throw controller.signal.aborted ? networkError(url, controller.signal.reason) : noAnswer(url, error);
   } finally {
     clearTimeout(timer);
   }
@@ -51,13 +65,17 @@ export class BridgeResponse {
   /** As JSON: one crossing instead of one per header. Names are in lower case. */
   readonly headers: string;
   readonly #response: Response;
+  readonly #controller: AbortController;
+  readonly #stallMs: number;
   readonly #done: () => void;
 
-  constructor(response: Response, done: () => void) {
+  constructor(response: Response, controller: AbortController, stallMs: number, done: () => void) {
     this.url = response.url;
     this.status = response.status;
     this.headers = JSON.stringify(Object.fromEntries(response.headers));
     this.#response = response;
+    this.#controller = controller;
+    this.#stallMs = stallMs;
     this.#done = done;
   }
 
@@ -68,7 +86,7 @@ export class BridgeResponse {
     await this.#pieces(async (piece) => {
       size += piece.byteLength;
       if (size > limit) {
-        throw new NamedError("NetworkError", `${this.url} sent more than ${limit} bytes`);
+        throw this.#tooLong(limit);
       }
       pieces.push(piece);
     });
@@ -81,27 +99,61 @@ export class BridgeResponse {
     return whole;
   }
 
-  /** The body, piece by piece, into `writer`. */
-  async save(writer: ByteSink, onBytes: (count: number) => void): Promise<void> {
-    let unreported = 0;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const report = () => {
-      clearTimeout(timer);
-      timer = undefined;
-      if (unreported > 0) {
-        onBytes(unreported);
-        unreported = 0;
+  /**
+   * The body into `sink`. What has arrived when the connection breaks, or when it is aborted, is written too.
+   *
+   * @param offset Where the body's first byte belongs; nothing appends.
+   * @param limit Most bytes to take; a longer body is an error.
+   * @param atOnce The body is small and comes fast: it goes to the store in one piece, past the heap.
+   */
+  async save(
+    sink: BlobSink,
+    onBytes: (count: number) => void,
+    offset: number | null = null,
+    limit: number | null = null,
+    atOnce = false,
+  ): Promise<void> {
+    let at = offset;
+    const put = (blob: Blob): Promise<void> => {
+      if (at === null) {
+        return sink.append(blob);
       }
+      const begin = at;
+      at += blob.size;
+      return sink.put(begin, blob);
     };
+    if (atOnce && this.#tellsLength(limit)) {
+      const blob = await this.#blob();
+      const taken = limit === null || blob.size <= limit ? blob : blob.slice(0, limit);
+      // A reference to the network's bytes, not a copy.
+      await put(taken);
+      onBytes(taken.size);
+      if (taken.size < blob.size) {
+        throw this.#tooLong(taken.size);
+      }
+      return;
+    }
+    const reports = new Reports(onBytes);
+    const pieces = new PieceBuffer(put);
+    let room = limit ?? Number.POSITIVE_INFINITY;
     try {
       await this.#pieces(async (piece) => {
-        await writer.write(piece);
-        unreported += piece.byteLength;
-        timer ??= setTimeout(report, REPORT_EVERY_MS);
+        const taken = piece.byteLength <= room ? piece : piece.subarray(0, room);
+        room -= taken.byteLength;
+        const count = taken.byteLength;
+        const tooLong = count < piece.byteLength;
+        await pieces.add(taken);
+        reports.add(count);
+        // Copied: a file makes as much of this garbage as it is long.
+        free(piece);
+        if (tooLong) {
+          throw this.#tooLong(limit ?? 0);
+        }
       });
-      report();
     } finally {
-      clearTimeout(timer);
+      reports.end();
+      // When this fails there is no room, for example: more to the point than how the connection ended.
+      await pieces.end();
     }
   }
 
@@ -113,16 +165,33 @@ export class BridgeResponse {
     }
   }
 
-  async #pieces(take: (piece: Uint8Array) => Promise<void>): Promise<void> {
+  /** Whether the server has bound itself to a length that may be taken. */
+  #tellsLength(limit: number | null): boolean {
+    const text = this.#response.headers.get("content-length");
+    const length = text === null ? Number.NaN : Number(text);
+    return length <= (limit ?? Number.MAX_SAFE_INTEGER) && !this.#response.headers.has("content-encoding");
+  }
+
+  /** The whole body, which the browser keeps outside this heap. Nothing tells how far it is, so all has one time. */
+  async #blob(): Promise<Blob> {
+    const timer = startTimer(this.#stallMs, () =>
+      this.#controller.abort(new Error(`the body did not come in ${this.#stallMs} ms`)),
+    );
+    try {
+      return await this.#response.blob();
+    } catch (error) {
+      throw this.#broken(error);
+    } finally {
+      clearTimeout(timer);
+      this.#done();
+    }
+  }
+
+  async #pieces(take: (piece: Uint8Array<ArrayBuffer>) => Promise<void>): Promise<void> {
     const reader = this.#response.body?.getReader();
     try {
       while (reader !== undefined) {
-        let step: ReadableStreamReadResult<Uint8Array>;
-        try {
-          step = await reader.read();
-        } catch (error) {
-          throw networkError(this.url, error);
-        }
+        const step = await this.#next(reader);
         if (step.done) {
           break;
         }
@@ -136,6 +205,106 @@ export class BridgeResponse {
       this.#done();
     }
   }
+
+  async #next(
+    reader: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>,
+  ): Promise<ReadableStreamReadResult<Uint8Array<ArrayBuffer>>> {
+    const timer = startTimer(this.#stallMs, () =>
+      this.#controller.abort(new Error(`no byte came in ${this.#stallMs} ms`)),
+    );
+    try {
+      return await reader.read();
+    } catch (error) {
+      throw this.#broken(error);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #broken(error: unknown): NamedError {
+    const { aborted, reason } = this.#controller.signal;
+    return networkError(this.url, aborted ? reason : error);
+  }
+
+  #tooLong(limit: number): NamedError {
+    return new NamedError("NetworkError", `${this.url} sent more than ${limit} bytes`);
+  }
+}
+
+/** Collects bytes into pieces, one of which fills while others are on their way. Its memory serves again and again. */
+class PieceBuffer {
+  readonly #put: (blob: Blob) => Promise<void>;
+  readonly #landing: Promise<void>[] = [];
+  #buffer: Uint8Array<ArrayBuffer> | undefined;
+  #filled = 0;
+
+  constructor(put: (blob: Blob) => Promise<void>) {
+    this.#put = put;
+  }
+
+  async add(bytes: Uint8Array): Promise<void> {
+    let offset = 0;
+    while (offset < bytes.byteLength) {
+      this.#buffer ??= new Uint8Array(FLUSH_SIZE);
+      const count = Math.min(FLUSH_SIZE - this.#filled, bytes.byteLength - offset);
+      this.#buffer.set(bytes.subarray(offset, offset + count), this.#filled);
+      this.#filled += count;
+      offset += count;
+      if (this.#filled === FLUSH_SIZE) {
+        await this.#flush();
+      }
+    }
+  }
+
+  /** Writes what is left and waits for all of it. */
+  async end(): Promise<void> {
+    await this.#flush();
+    await Promise.all(this.#landing);
+  }
+
+  async #flush(): Promise<void> {
+    if (this.#buffer !== undefined && this.#filled > 0) {
+      const count = this.#filled;
+      this.#filled = 0;
+      // The blob takes a copy.
+      const landing = this.#put(new Blob([this.#buffer.subarray(0, count)]));
+      landing.catch(() => undefined);
+      this.#landing.push(landing);
+    }
+    while (this.#landing.length > PIECES_LANDING) {
+      await this.#landing.shift();
+    }
+  }
+}
+
+class Reports {
+  readonly #onBytes: (count: number) => void;
+  #unreported = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(onBytes: (count: number) => void) {
+    this.#onBytes = onBytes;
+  }
+
+  add(count: number): void {
+    this.#unreported += count;
+    this.#timer ??= setTimeout(() => this.end(), REPORT_EVERY_MS);
+  }
+
+  /** Reports what has not been yet. */
+  end(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (this.#unreported > 0) {
+      const count = this.#unreported;
+      this.#unreported = 0;
+      this.#onBytes(count);
+    }
+  }
+}
+
+function startTimer(milliseconds: number, ring: () => void): ReturnType<typeof setTimeout> | undefined {
+  return milliseconds > 0 ? setTimeout(ring, milliseconds) : undefined;
 }
 
 /** Browsers do not tell scripts whether a server of another origin was silent or only gave no permission. */

@@ -8,9 +8,11 @@
 import { NamedError } from "../errors.ts";
 import type { BlobKey } from "../protocol.ts";
 import { verifySignature } from "./crypto.ts";
-import { type ByteSink, request } from "./http.ts";
+import { type BlobSink, request } from "./http.ts";
+import { takeLock } from "./locks.ts";
+import { type OutsidePiece, type OutsideTarget, outsideFiles, writeOutside } from "./outside.ts";
 import { startSessionWorker } from "./sessions.ts";
-import { type FileRecord, openStore, type Store, type StoreWriter } from "./store.ts";
+import { openStore, type Store, type StoreWriter } from "./store.ts";
 
 declare const __ORT_VERSION__: string;
 /** SHA-256 of the root that signs the settings mirror of this build. */
@@ -28,7 +30,7 @@ export type Bridge = ReturnType<typeof createBridge>;
 export function createBridge(options: BridgeOptions) {
   let opening: Promise<Store> | undefined;
   const store = (): Promise<Store> => {
-    opening ??= openStore().catch((error) => {
+    opening ??= openStore({ hashWorkerUrl: options.sessionWorkerUrl }).catch((error) => {
       // A store that could not be opened may be openable later.
       opening = undefined;
       throw error;
@@ -42,18 +44,28 @@ export function createBridge(options: BridgeOptions) {
     request,
     verifySignature,
 
-    openWriter: async (key: BlobKey): Promise<BridgeWriter> =>
-      new BridgeWriter(await (await store()).openWriter(key)),
-    info: async (key: BlobKey): Promise<string> => {
-      const record = await (await store()).info(key);
-      return record === undefined ? "" : JSON.stringify(record);
-    },
-    list: async (kind: string): Promise<string> => JSON.stringify(await (await store()).list(kind)),
+    openWriter: async (key: BlobKey, token?: string): Promise<BridgeWriter> =>
+      new BridgeWriter(await (await store()).openWriter(key, token)),
+    draft: async (key: BlobKey): Promise<string> => toText(await (await store()).draft(key)),
+    dropDrafts: async (keys?: BlobKey[] | null): Promise<void> =>
+      (await store()).dropDrafts(keys ?? undefined),
+    info: async (key: BlobKey): Promise<string> => toText(await (await store()).info(key)),
+    list: async (kind: string): Promise<string> => toText(await (await store()).list(kind)),
     read: async (key: BlobKey): Promise<Uint8Array> => (await store()).read(key),
     verify: async (key: BlobKey): Promise<boolean> => (await store()).verify(key),
+    update: async (changes: string): Promise<void> => (await store()).update(JSON.parse(changes)),
     delete: async (keys: BlobKey[]): Promise<void> => (await store()).delete(keys),
-    usage: async (): Promise<[number, number]> => (await store()).usage(),
+    usage: async (): Promise<string> => toText(await (await store()).usage()),
     persist: async (): Promise<boolean> => (await store()).persist(),
+
+    takeLock: (name: string, signal: AbortSignal) => takeLock(`pywebml:${name}`, { signal }),
+
+    outsideFiles,
+    writeOutside: async (
+      target: OutsideTarget,
+      files: [path: string, pieces: OutsidePiece[]][],
+      signal: AbortSignal,
+    ): Promise<Blob | undefined> => writeOutside(await store(), target, files, signal),
 
     getDocument: async (key: string): Promise<string> => {
       const text = await (await store()).getDocument(key);
@@ -67,8 +79,13 @@ export function createBridge(options: BridgeOptions) {
   };
 }
 
+/** JSON; empty for nothing. */
+function toText(value: unknown): string {
+  return value === undefined ? "" : JSON.stringify(value);
+}
+
 /** A writer whose answers cross as JSON. */
-class BridgeWriter implements ByteSink {
+class BridgeWriter implements BlobSink {
   readonly #target: StoreWriter;
 
   constructor(target: StoreWriter) {
@@ -79,13 +96,40 @@ class BridgeWriter implements ByteSink {
     return this.#target.write(bytes);
   }
 
-  async finish(): Promise<string> {
-    return JSON.stringify(await this.#target.finish());
+  append(blob: Blob): Promise<void> {
+    return this.#target.append(blob);
+  }
+
+  put(offset: number, blob: Blob): Promise<void> {
+    return this.#target.put(offset, blob);
+  }
+
+  async present(): Promise<string> {
+    return toText(await this.#target.present());
+  }
+
+  read(begin: number, end: number): Promise<Uint8Array> {
+    return this.#target.read(begin, end);
+  }
+
+  digest(begin: number, end: number): Promise<string> {
+    return this.#target.digest(begin, end);
+  }
+
+  discard(begin: number, end: number): Promise<void> {
+    return this.#target.discard(begin, end);
+  }
+
+  async finish(sha256?: string): Promise<string> {
+    return toText(await this.#target.finish(sha256));
   }
 
   async commit(metadata: string): Promise<string> {
-    const record: FileRecord = await this.#target.commit(JSON.parse(metadata));
-    return JSON.stringify(record);
+    return toText(await this.#target.commit(JSON.parse(metadata)));
+  }
+
+  suspend(): Promise<void> {
+    return this.#target.suspend();
   }
 
   abort(): Promise<void> {

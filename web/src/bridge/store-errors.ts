@@ -25,9 +25,26 @@ export function replacedError(key: BlobKey): NamedError {
   );
 }
 
-export async function estimate(): Promise<[used: number, quota: number]> {
+/** A file of which the browser lost bytes; it was removed. */
+export function damagedError(key: BlobKey, what: string): NamedError {
+  return new NamedError(
+    "DamagedFileError",
+    `The browser lost a piece of its storage: ${what} of the stored file ${label(key)}. The file was removed; ` +
+      "download it again.",
+    { key },
+  );
+}
+
+/** What the browser throws when the bytes of a blob are gone or cannot be read. */
+export function isUnreadable(error: unknown): boolean {
+  return ["NotReadableError", "NotFoundError"].includes(errorName(error));
+}
+
+export async function estimate(): Promise<{ used: number; quota: number } | undefined> {
   const answer = await globalThis.navigator?.storage?.estimate?.();
-  return [answer?.usage ?? 0, answer?.quota ?? 0];
+  return answer?.usage === undefined || answer.quota === undefined
+    ? undefined
+    : { used: answer.usage, quota: answer.quota };
 }
 
 export function errorName(error: unknown): string {
@@ -42,12 +59,13 @@ export async function storeError(error: unknown, what: string): Promise<NamedErr
   const name = errorName(error);
   const words = error instanceof Error ? error.message : String(error);
   if (name === "QuotaExceededError") {
-    const [used, quota] = await estimate().catch(() => [0, 0]);
+    // How much there is, nobody tells: browsers round what they say of the quota, or say the same everywhere.
+    const room = await estimate().catch(() => undefined);
+    const used = room === undefined ? "" : ` (${room.used} bytes are used)`;
     return new NamedError(
       "QuotaExceededError",
-      `The browser has no room left for ${what} (${used} of ${quota} bytes are used). ` +
+      `The browser has no room left for ${what}${used}. ` +
         "Delete stored models or free disk space, then try again.",
-      { used, quota },
     );
   }
   if (name === "DataError" || name === "DataCloneError") {

@@ -1,59 +1,122 @@
 /** A file on its way into the store. */
 
-import { sha256 } from "@noble/hashes/sha2.js";
-import { bytesToHex } from "@noble/hashes/utils.js";
 import { NamedError } from "../errors.ts";
 import type { BlobKey } from "../protocol.ts";
-import type { Store } from "./store.ts";
+import { HashFollower } from "./hash-follower.ts";
+import { HASHED_AT_ONCE, sha256 as sha256Of, threadHasher } from "./hashing.ts";
+import type { Lock } from "./locks.ts";
+import type { Draft } from "./store-draft.ts";
 import { label } from "./store-errors.ts";
-import { type FileRecord, PART_SIZE, partsOf, type Transaction } from "./store-schema.ts";
+import { isWhole } from "./store-pieces.ts";
+import { type FileRecord, partsOf } from "./store-schema.ts";
 
-/** One file being written. Calls queue up; the bytes given to `write` must not change until it resolves. */
+/** Bytes of a piece that `write` makes; the last one may be shorter. */
+const PIECE_SIZE = 8 * 1024 * 1024;
+
+/**
+ * One file being written. The bytes given to `write` must not change until it resolves. Several `put` may be on their
+ * way at the same time; later bytes replace earlier ones.
+ */
 export class StoreWriter {
-  readonly key: BlobKey;
-  readonly #store: Store;
-  readonly #blob: string;
-  readonly #releaseLock: () => void;
-  readonly #hash = sha256.create();
-  #state: "open" | "finished" | "committed" | "aborted" | "failed" = "open";
+  readonly #draft: Draft;
+  readonly #token: string;
+  readonly #lock: Lock;
+  readonly #hashWorkerUrl: string | undefined;
   #buffer: Uint8Array<ArrayBuffer> | undefined;
   #filled = 0;
-  #size = 0;
-  #parts = 0;
-  #sha256 = "";
+  /** Where the bytes in the buffer belong: behind what was there from the beginning, and was appended since. */
+  #appendAt: number;
+  /** Why bytes that were given to `write` are missing. */
+  #failure: unknown;
+  #finished: { size: number; sha256: string } | undefined;
   #record: FileRecord | undefined;
+  #follower: HashFollower | undefined;
+  /** Whoever checks a file by its parts needs no hash of the whole. */
+  #checkedByParts = false;
+  #stopping = false;
   #queue: Promise<unknown> = Promise.resolve();
 
-  constructor(store: Store, key: BlobKey, blob: string, releaseLock: () => void) {
-    this.#store = store;
-    this.key = key;
-    this.#blob = blob;
-    this.#releaseLock = releaseLock;
+  /** `lock` is held until the writer ends; `hashWorkerUrl` is the script of the hash worker. */
+  constructor(draft: Draft, token: string, lock: Lock, hashWorkerUrl: string | undefined) {
+    this.#draft = draft;
+    this.#token = token;
+    this.#lock = lock;
+    this.#hashWorkerUrl = hashWorkerUrl;
+    this.#appendAt = draft.front();
   }
 
-  /** Appends bytes. */
+  get key(): BlobKey {
+    return this.#draft.key;
+  }
+
+  /** Appends bytes: after a resume to what is there from the beginning without a hole. */
   write(bytes: Uint8Array): Promise<void> {
     return this.#enqueue(async () => {
-      this.#expect("open", "write");
-      this.#hash.update(bytes);
+      this.#expectWritable();
       let offset = 0;
       while (offset < bytes.byteLength) {
-        this.#buffer ??= new Uint8Array(PART_SIZE);
-        const count = Math.min(PART_SIZE - this.#filled, bytes.byteLength - offset);
+        this.#buffer ??= new Uint8Array(PIECE_SIZE);
+        const count = Math.min(PIECE_SIZE - this.#filled, bytes.byteLength - offset);
         this.#buffer.set(bytes.subarray(offset, offset + count), this.#filled);
         this.#filled += count;
         offset += count;
-        if (this.#filled === PART_SIZE) {
+        if (this.#filled === PIECE_SIZE) {
           await this.#flush();
         }
       }
-      this.#size += bytes.byteLength;
     });
   }
 
-  /** Flushes; size and hash are for the caller to check before `commit`. */
-  finish(): Promise<{ size: number; sha256: string }> {
-    return this.#enqueue(() => this.#finish());
+  /** Appends a blob as one piece, without reading it. */
+  append(blob: Blob): Promise<void> {
+    return this.#enqueue(async () => {
+      this.#expectWritable();
+      await this.#flush();
+      await this.put(this.#appendAt, blob);
+      this.#appendAt += blob.size;
+    });
+  }
+
+  /** Writes a blob as one piece, without reading it. */
+  async put(offset: number, blob: Blob): Promise<void> {
+    this.#expectWritable();
+    this.#changed(await this.#draft.put(offset, blob));
+    this.#follow();
+  }
+
+  /** Ranges [begin, end) in order, which do not touch each other. */
+  async present(): Promise<[begin: number, end: number][]> {
+    await this.#settle("look at");
+    return this.#draft.ranges();
+  }
+
+  /** Written bytes. Throws `StoreError` where some are missing. */
+  async read(begin: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
+    await this.#settle("read", begin, end);
+    return this.#draft.bytes(begin, end);
+  }
+
+  /** SHA-256 of written bytes. Throws `StoreError` where some are missing. */
+  async digest(begin: number, end: number): Promise<string> {
+    this.#checkedByParts = true;
+    this.#dropFollower();
+    await this.#settle("read", begin, end);
+    return end - begin <= HASHED_AT_ONCE
+      ? sha256Of(await this.#draft.bytes(begin, end))
+      : this.#hashHere(begin, end);
+  }
+
+  /** Forgets written bytes: all pieces that have some of them. */
+  async discard(begin: number, end: number): Promise<void> {
+    await this.#settle("change");
+    this.#expectWritable();
+    this.#changed(await this.#draft.discard(begin, end));
+    this.#appendAt = Math.min(this.#appendAt, this.#draft.front());
+  }
+
+  /** Flushes; size and hash are for the caller to check before `commit`. A hash that is given is taken as it is. */
+  finish(sha256?: string): Promise<{ size: number; sha256: string }> {
+    return this.#enqueue(() => this.#finish(sha256));
   }
 
   /** Makes the file visible in one step, replacing an older one of the same name. */
@@ -62,104 +125,196 @@ export class StoreWriter {
       if (this.#record !== undefined) {
         return this.#record;
       }
-      await this.#finish();
-      const record: FileRecord = {
-        key: this.key,
-        size: this.#size,
-        sha256: this.#sha256,
-        updated: Date.now() / 1000,
-        metadata,
-        blob: this.#blob,
-        partSize: PART_SIZE,
-        parts: this.#parts,
-      };
-      await this.#store.transact(
+      const { size, sha256 } = await this.#finish(undefined);
+      const { database, key, blob } = this.#draft;
+      const record: FileRecord = { key, size, sha256, updated: Date.now() / 1000, metadata, blob };
+      await database.transact(
         ["files", "parts", "writes"],
         "readwrite",
-        label(this.key),
+        label(key),
         async (tx) => {
-          await this.#checkAlive(tx);
-          const older = await tx.objectStore("files").get(this.key);
+          const parts = tx.objectStore("parts");
+          await this.#draft.touch(tx);
+          if (!isWhole(record, await parts.getAllKeys(partsOf(blob)))) {
+            throw this.#draft.clearedError();
+          }
+          const older = await tx.objectStore("files").get(key);
           if (older !== undefined) {
-            await tx.objectStore("parts").delete(partsOf(older.blob));
+            await parts.delete(partsOf(older.blob));
           }
           await tx.objectStore("files").put(record);
-          await tx.objectStore("writes").delete(this.#blob);
+          await tx.objectStore("writes").delete(blob);
         },
         { durability: "strict" },
       );
       this.#record = record;
-      this.#state = "committed";
-      this.#releaseLock();
+      this.#end("committed");
+      this.#lock.release();
       return record;
     });
   }
 
-  /** Drops what was written. Harmless after `commit` or another `abort`. */
-  abort(): Promise<void> {
+  /** Stops and keeps what was written for the next writer with this token. Harmless when the writer has ended. */
+  suspend(): Promise<void> {
+    if (this.#token === "") {
+      return this.abort();
+    }
+    this.#stopHash();
     return this.#enqueue(async () => {
-      if (this.#state === "committed" || this.#state === "aborted") {
+      if (this.#draft.state !== "open") {
         return;
       }
-      this.#state = "aborted";
-      this.#buffer = undefined;
-      // When the database fails here, the free lock lets the next opening remove the parts; the caller has an
-      // error of its own to report.
-      await this.#store.dropWrite(this.#blob).catch(() => undefined);
-      this.#releaseLock();
+      // What cannot be kept is fetched again; the caller has an error of its own to report.
+      await this.#flush().catch(() => undefined);
+      this.#end("suspended");
+      await this.#draft.landed();
+      if (this.#draft.ranges().length === 0) {
+        await this.#draft.drop().catch(() => undefined);
+      }
+      this.#lock.release();
     });
   }
 
-  async #finish(): Promise<{ size: number; sha256: string }> {
-    if (this.#state !== "finished") {
-      this.#expect("open", "finish");
-      if (this.#filled > 0) {
-        await this.#flush();
+  /** Drops what was written. Harmless when the writer has ended. */
+  abort(): Promise<void> {
+    this.#stopHash();
+    return this.#enqueue(async () => {
+      if (this.#draft.state !== "open") {
+        return;
       }
-      this.#buffer = undefined;
-      this.#sha256 = bytesToHex(this.#hash.digest());
-      this.#state = "finished";
+      this.#end("aborted");
+      await this.#draft.landed();
+      // When the database fails here, the free lock lets the next opening remove the parts.
+      await this.#draft.drop().catch(() => undefined);
+      this.#lock.release();
+    });
+  }
+
+  #end(state: "committed" | "suspended" | "aborted"): void {
+    this.#draft.state = state;
+    this.#buffer = undefined;
+    this.#draft.forget();
+    this.#dropFollower();
+  }
+
+  async #finish(given: string | undefined): Promise<{ size: number; sha256: string }> {
+    this.#draft.expectOpen("finish");
+    if (this.#finished !== undefined) {
+      return this.#finished;
     }
-    return { size: this.#size, sha256: this.#sha256 };
+    await this.#flush();
+    this.#buffer = undefined;
+    await this.#draft.landed();
+    const size = this.#draft.ranges().at(-1)?.[1] ?? 0;
+    if (this.#draft.front() < size) {
+      throw this.#draft.holeError(0, size);
+    }
+    this.#finished = { size, sha256: given ?? (await this.#hash(size)) };
+    return this.#finished;
   }
 
   async #flush(): Promise<void> {
-    const buffer = this.#buffer?.buffer;
-    if (buffer === undefined) {
+    if (this.#failure !== undefined) {
+      throw this.#failure;
+    }
+    if (this.#buffer === undefined || this.#filled === 0) {
       return;
     }
-    const part = this.#filled === PART_SIZE ? buffer : buffer.slice(0, this.#filled);
+    const count = this.#filled;
+    this.#filled = 0;
     try {
-      await this.#store.transact(["parts", "writes"], "readwrite", label(this.key), async (tx) => {
-        await this.#checkAlive(tx);
-        await tx.objectStore("parts").put(part, [this.#blob, this.#parts]);
-      });
+      // The blob takes a copy, so the buffer serves for the next piece.
+      await this.put(this.#appendAt, new Blob([this.#buffer.subarray(0, count)]));
     } catch (error) {
-      // A hole cannot be filled later.
-      this.#state = "failed";
+      // Whoever gave these bytes does not have them any more.
+      this.#failure = error;
       throw error;
     }
-    this.#parts += 1;
-    this.#filled = 0;
+    this.#appendAt += count;
   }
 
-  /** Without its entry in `writes`, parts of this writer would belong to nobody. */
-  async #checkAlive(tx: Transaction<"readwrite">): Promise<void> {
-    if ((await tx.objectStore("writes").getKey(this.#blob)) === undefined) {
+  /** What was given of these bytes so far is in the database. */
+  async #settle(call: string, begin = 0, end = Number.POSITIVE_INFINITY): Promise<void> {
+    await this.#enqueue(async () => {
+      this.#draft.expectOpen(call);
+      await this.#flush();
+    });
+    await this.#draft.landed(begin, end);
+  }
+
+  #expectWritable(): void {
+    this.#draft.expectOpen("write");
+    if (this.#finished !== undefined) {
       throw new NamedError(
         "StoreError",
-        `The storage was cleared while ${label(this.key)} was written to it. Download the file again.`,
+        `Cannot write ${label(this.key)}: its writer has finished. Start a new one with openWriter.`,
       );
     }
   }
 
-  #expect(state: "open", call: string): void {
-    if (this.#state !== state) {
-      throw new NamedError(
-        "StoreError",
-        `Cannot ${call} ${label(this.key)}: its writer is ${this.#state}. Start a new one with openWriter.`,
-      );
+  /** Bytes have changed, from `replaced` on such as were there. */
+  #changed(replaced: number): void {
+    if (replaced < (this.#follower?.position ?? 0)) {
+      this.#dropFollower();
     }
+  }
+
+  /** SHA-256 of the whole file. */
+  async #hash(size: number): Promise<string> {
+    if (size <= HASHED_AT_ONCE) {
+      return sha256Of(await this.#draft.bytes(0, size));
+    }
+    const follower = this.#follower ?? this.#startFollower();
+    try {
+      await follower.follow();
+      if (follower.position === size) {
+        return await follower.digest();
+      }
+    } catch {
+      // It failed, or could not read a piece: below it shows which.
+    } finally {
+      this.#dropFollower();
+    }
+    return this.#hashHere(0, size);
+  }
+
+  /** SHA-256 in this thread, with little of the bytes in memory. */
+  async #hashHere(begin: number, end: number): Promise<string> {
+    const hasher = await threadHasher();
+    for (const { piece, blob } of await this.#draft.blobs(begin, end)) {
+      this.#draft.expectOpen("read");
+      if (this.#stopping) {
+        hasher.stop();
+      }
+      await this.#draft.readable(piece, () => hasher.update(blob));
+    }
+    return hasher.digest();
+  }
+
+  /** Lets the hash go on behind the download, once the file turns out to be too large to be hashed at once. */
+  #follow(): void {
+    const wanted = this.#draft.state === "open" && !this.#checkedByParts;
+    if (wanted && this.#draft.front() > HASHED_AT_ONCE) {
+      const follower = this.#follower ?? this.#startFollower();
+      // When it fails, `finish` hashes.
+      follower.follow().catch(() => undefined);
+    }
+  }
+
+  #startFollower(): HashFollower {
+    this.#follower = new HashFollower(this.#hashWorkerUrl, (offset) => this.#draft.pieceAt(offset));
+    return this.#follower;
+  }
+
+  /** A hash that is under way is of no use to a writer that ends. */
+  #stopHash(): void {
+    this.#stopping = true;
+    this.#dropFollower();
+  }
+
+  #dropFollower(): void {
+    this.#follower?.stop();
+    this.#follower = undefined;
   }
 
   #enqueue<Result>(work: () => Promise<Result>): Promise<Result> {

@@ -2,6 +2,7 @@
 
 import { NamedError } from "../errors.ts";
 import { type CallOptions, Host } from "./host.ts";
+import { createModels } from "./models.ts";
 import type {
   Configuration,
   EngineInfo,
@@ -11,8 +12,6 @@ import type {
   RunRequest,
   SettingsChange,
   SettingsRecord,
-  StoredFile,
-  StoredModel,
   SyncResult,
 } from "./types.ts";
 
@@ -163,11 +162,8 @@ export function createApi(scriptUrl: string) {
       signal?: AbortSignal,
     ): Promise<Engine> {
       const owner = getHost();
-      const resolved: PipelineOptions = { ...options };
-      if (typeof resolved.modelHubRootUrl === "string") {
-        resolved.modelHubRootUrl = absolute(resolved.modelHubRootUrl);
-      }
-      const info = await owner.call("createEngine", { options: resolved }, { onProgress, signal });
+      const params = { options: resolved(options) };
+      const info = await owner.call("createEngine", params, { onProgress, signal });
       return new Engine(owner, info as EngineInfo);
     },
 
@@ -176,17 +172,7 @@ export function createApi(scriptUrl: string) {
         host === undefined || host.failed ? [] : ((await call("engines.list")) as EngineInfo[]),
     },
 
-    models: {
-      list: async () => (await call("models.list")) as StoredModel[],
-      files: async (selection: { model: string; revision?: string }) =>
-        (await call("models.files", { ...selection })) as StoredFile[],
-      /** Without `revision`: all of them. Resolves to the number of bytes deleted. */
-      delete: async (selection: { model: string; revision?: string }) =>
-        (await call("models.delete", { ...selection })) as number,
-      usage: async () => (await call("models.usage")) as { used: number; allowed: number },
-      /** Only a page can ask the browser never to evict its storage, so this does not go through the worker. */
-      persist: async (): Promise<boolean> => (await navigator.storage?.persist?.()) ?? false,
-    },
+    models: createModels(call, resolved),
 
     settings: {
       /** Asks the server what has changed; without `collection` in every collection that is used. */
@@ -223,26 +209,34 @@ const CONFIGURATION_NAMES: Record<keyof Configuration, true> = {
   allowUnsignedSettings: true,
   hubRootUrl: true,
   hubUrlTemplate: true,
+  hubAccessTokens: true,
+  allowDenyList: true,
+  maxCacheBytes: true,
+  stallTimeoutMS: true,
   packages: true,
 };
 
-function hostOptions(configuration: Configuration, scriptUrl: string) {
+function hostOptions({ packages, ...configuration }: Configuration, scriptUrl: string) {
   const assetsBase = folder(configuration.assetsBase ?? new URL(".", scriptUrl).href);
-  const { settingsServer, settingsRootHash, allowUnsignedSettings, hubRootUrl, hubUrlTemplate } =
-    configuration;
+  const { settingsServer, hubRootUrl } = configuration;
   return {
     assetsBase,
     baseUrl: document.baseURI,
-    packages: configuration.packages ?? [],
+    packages: packages ?? [],
     configuration: {
+      ...configuration,
       assetsBase,
       settingsServer: settingsServer === undefined ? undefined : folder(settingsServer),
-      settingsRootHash,
-      allowUnsignedSettings,
       hubRootUrl: hubRootUrl === undefined ? undefined : folder(hubRootUrl),
-      hubUrlTemplate,
     },
   };
+}
+
+/** Options whose addresses do not depend on where they are read. */
+function resolved(options: PipelineOptions): PipelineOptions {
+  return typeof options?.modelHubRootUrl === "string"
+    ? { ...options, modelHubRootUrl: absolute(options.modelHubRootUrl) }
+    : options;
 }
 
 function folder(address: string): string {

@@ -61,9 +61,9 @@ async function start(options: HostStart["start"]): Promise<void> {
   });
   pyodide.registerJsModule("pywebml_bridge", bridge);
   const channel = {
-    post: (id: number, kind: string, text: string, packed: Uint8Array<ArrayBuffer>) => {
+    post: (id: number, kind: string, text: string, packed: Uint8Array<ArrayBuffer>, handed: unknown[]) => {
       const transfer: Transferable[] = [];
-      post({ id, kind, value: decode(text, packed, transfer) } as HostEvent, transfer);
+      post({ id, kind, value: decode(text, { packed, handed }, transfer) } as HostEvent, transfer);
     },
   };
   receive = pyodide.pyimport("pywebml.worker").serve(channel, JSON.stringify(options.configuration));

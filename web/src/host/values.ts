@@ -1,4 +1,4 @@
-/** Results from Python: JSON with marks where arrays, bytes and special floats stand; see `rpc_values.py`. */
+/** Results from Python: JSON with marks where arrays, bytes, special floats and objects of ours stand; see `rpc_values.py`. */
 
 const MARK = "\0";
 
@@ -32,18 +32,27 @@ const ARRAYS: Record<string, ArrayConstructor> = {
 type Marked =
   | ["float", name: string]
   | ["bytes", offset: number, length: number]
+  | ["handed", index: number]
   | ["tensor", type: "string", dims: number[], strings: string[]]
   | ["tensor", type: string, dims: number[], offset: number, length: number];
 
-/** The value of `text`; its arrays get buffers of their own, which `transfer` collects. */
-export function decode(text: string, packed: Uint8Array<ArrayBuffer>, transfer: Transferable[]): unknown {
-  const value: unknown = JSON.parse(text);
-  return text.includes("\\u0000") ? restore(value, packed, transfer) : value;
+/** What stands beside the JSON. */
+export interface Beside {
+  packed: Uint8Array<ArrayBuffer>;
+  /** Objects that go to the page as they are. */
+  handed: unknown[];
 }
 
-function restore(value: unknown, packed: Uint8Array<ArrayBuffer>, transfer: Transferable[]): unknown {
+/** The value of `text`; its arrays get buffers of their own, which `transfer` collects. */
+export function decode(text: string, beside: Beside, transfer: Transferable[]): unknown {
+  const value: unknown = JSON.parse(text);
+  return text.includes("\\u0000") ? restore(value, beside, transfer) : value;
+}
+
+function restore(value: unknown, beside: Beside, transfer: Transferable[]): unknown {
+  const { packed } = beside;
   if (Array.isArray(value)) {
-    return value.map((item) => restore(item, packed, transfer));
+    return value.map((item) => restore(item, beside, transfer));
   }
   if (value === null || typeof value !== "object") {
     return value;
@@ -51,11 +60,14 @@ function restore(value: unknown, packed: Uint8Array<ArrayBuffer>, transfer: Tran
   const marked = (value as Record<string, Marked | undefined>)[MARK];
   if (marked === undefined) {
     return Object.fromEntries(
-      Object.entries(value).map(([name, item]) => [name, restore(item, packed, transfer)]),
+      Object.entries(value).map(([name, item]) => [name, restore(item, beside, transfer)]),
     );
   }
   if (marked[0] === "float") {
     return FLOATS[marked[1]];
+  }
+  if (marked[0] === "handed") {
+    return beside.handed[marked[1]];
   }
   if (marked[0] === "bytes") {
     return own(Uint8Array, packed, marked[1], marked[2], transfer);

@@ -4,10 +4,13 @@
  * give 0 for success, those that make something give 0 for failure; `_OrtGetLastError` has the words.
  */
 declare module "onnxruntime-web/ort-wasm-simd-threaded.mjs" {
-  /** What `mountExternalData` reads: part of a `Uint8Array`. */
+  /** What `HEAPU8.set` takes. */
+  export type LazyBytes = ArrayLike<number>;
+
+  /** What `mountExternalData` reads: part of a `Uint8Array`. For every tensor, `HEAPU8.set(subarray(…), pointer)`. */
   export interface ExternalData {
     readonly byteLength: number;
-    subarray(begin: number, end: number): Uint8Array;
+    subarray(begin: number, end: number): LazyBytes;
   }
 
   export interface Functions {

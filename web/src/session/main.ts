@@ -1,9 +1,12 @@
 /**
  * Entry of a session worker: one ONNX Runtime and its sessions, driven by messages.
  *
- * The runtime's threads start from this same script: its glue sees that by the worker's name and takes over.
+ * The runtime's threads start from this same script: its glue sees that by the worker's name and takes over. So does
+ * the store's hash worker.
  */
 
+import { HASH_WORKER } from "../bridge/hash-protocol.ts";
+import { serveHash } from "../bridge/hash-worker.ts";
 import { openStore, type Store } from "../bridge/store.ts";
 import { NamedError, toErrorData } from "../errors.ts";
 import {
@@ -15,7 +18,7 @@ import {
   type SessionRequest,
 } from "../protocol.ts";
 import { Runtime } from "./runtime.ts";
-import type { ModelSource } from "./source.ts";
+import { blobPiece, type ModelSource } from "./source.ts";
 
 type Handlers = {
   [Method in keyof SessionMethods]: (
@@ -56,7 +59,18 @@ function makeHandlers(): Handlers {
         key,
       });
     }
-    return { name: `${key[1]}/${key[3]}`, size: record.size, parts: () => files.parts(key) };
+    return {
+      key,
+      name: `${key[1]}/${key[3]}`,
+      size: record.size,
+      pieces: async () => (await files.blobs(key)).map(blobPiece),
+    };
+  };
+  /** Reads a file through the store: when bytes are missing, it removes the file and has an error of its own. */
+  const check = async (key: BlobKey) => {
+    for await (const _part of (await opened()).parts(key)) {
+      // Nobody wants them.
+    }
   };
 
   return {
@@ -77,7 +91,14 @@ function makeHandlers(): Handlers {
       for (const [name, key] of externalData) {
         external.set(name, await source(key));
       }
-      return current.createSession(await source(model), external, options);
+      try {
+        return await current.createSession(await source(model), external, options);
+      } catch (error) {
+        if (error instanceof NamedError && error.name === "DamagedFileError") {
+          await check(error.details.key as BlobKey);
+        }
+        throw error;
+      }
     },
     run: async ({ session, names, feeds, outputs, keep }) =>
       started().run(session, names, feeds, outputs, keep),
@@ -137,6 +158,8 @@ function serve(scope: DedicatedWorkerGlobalScope): void {
   });
 }
 
-if (!self.name?.startsWith("em-pthread")) {
+if (self.name === HASH_WORKER) {
+  serveHash(self as unknown as DedicatedWorkerGlobalScope);
+} else if (!self.name?.startsWith("em-pthread")) {
   serve(self as unknown as DedicatedWorkerGlobalScope);
 }

@@ -5,7 +5,7 @@
  * nothing shared leaves this folder.
  */
 
-import type { Functions, Glue } from "onnxruntime-web/ort-wasm-simd-threaded.mjs";
+import type { Functions, Glue, LazyBytes } from "onnxruntime-web/ort-wasm-simd-threaded.mjs";
 import { NamedError } from "../errors.ts";
 
 /** Size of a pointer and of size_t. */
@@ -124,6 +124,31 @@ export class Memory {
     // Another thread may have let the memory grow: reading a value makes the glue look and renew its views.
     this.#glue.getValue(0, "i8");
     return this.#glue.HEAPU8;
+  }
+
+  /**
+   * Stands for bytes that `fill` puts into the memory when the glue gives it to `set`, as the very next thing it does.
+   *
+   * The glue wants all bytes of a tensor as one array, and a tensor may be larger than what JavaScript should hold. So
+   * its view of the memory gets a `set` of its own for one call. Given to a plain `set`, it throws.
+   */
+  lazyBytes(fill: (memory: Uint8Array, offset: number) => void): LazyBytes {
+    const heap = this.heap();
+    const lazy: LazyBytes = {
+      get length(): number {
+        throw new Error("The runtime's memory grew between subarray and set.");
+      },
+    };
+    const setOnce = (bytes: ArrayLike<number>, offset = 0) => {
+      Reflect.deleteProperty(heap, "set");
+      if (bytes === lazy) {
+        fill(heap, offset);
+      } else {
+        heap.set(bytes, offset);
+      }
+    };
+    Object.defineProperty(heap, "set", { configurable: true, value: setOnce });
+    return lazy;
   }
 
   check(status: number, error: ErrorName, what: string): void {

@@ -6,10 +6,14 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { before, describe, test } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import type { Glue } from "onnxruntime-web/ort-wasm-simd-threaded.mjs";
 import { NamedError } from "../errors.ts";
 import { type Feed, isReference, TENSOR_TYPES, type TensorData, type TensorType } from "../protocol.ts";
+import { Memory } from "./memory.ts";
 import { Runtime } from "./runtime.ts";
-import { type ModelSource, PartList } from "./source.ts";
+import { ModelFile, type ModelSource, type Piece } from "./source.ts";
 import { ELEMENT_BYTES } from "./tensors.ts";
 
 const FOLDER = join("build", "session-models");
@@ -23,21 +27,45 @@ before(async () => {
   runtime = await Runtime.start(readFileSync(WASM), 1);
 });
 
-/** Bytes in parts of `partSize`. */
-function source(name: string, bytes: Uint8Array, partSize = 1000): ModelSource {
+const MIB = 1024 * 1024;
+
+/** Bytes in pieces of `pieceSize`; `onRead` hears how many are read at a time. */
+function source(
+  name: string,
+  bytes: Uint8Array,
+  pieceSize = 1000,
+  onRead: (count: number) => void = () => undefined,
+): ModelSource {
+  const piece = (part: Uint8Array): Piece => ({
+    size: part.byteLength,
+    read: (begin, end) => {
+      onRead(end - begin);
+      return new Uint8Array(part.subarray(begin, end)).buffer;
+    },
+  });
+  const count = Math.ceil(bytes.byteLength / pieceSize);
   return {
+    key: ["model", "tests", "main", name],
     name,
     size: bytes.byteLength,
-    async *parts() {
-      for (let begin = 0; begin < bytes.byteLength; begin += partSize) {
-        yield bytes.subarray(begin, begin + partSize);
-      }
-    },
+    pieces: async () =>
+      Array.from({ length: count }, (_, index) =>
+        piece(bytes.subarray(index * pieceSize, (index + 1) * pieceSize)),
+      ),
   };
 }
 
-function file(name: string, partSize?: number): ModelSource {
-  return source(name, readFileSync(join(FOLDER, name)), partSize);
+/** The same file, of which no byte can be read. */
+function unreadable(whole: ModelSource, read: Piece["read"]): ModelSource {
+  return { ...whole, pieces: async () => (await whole.pieces()).map(({ size }) => ({ size, read })) };
+}
+
+function lost(): never {
+  throw new DOMException("The requested file could not be read", "NotReadableError");
+}
+
+function file(name: string, pieceSize?: number): ModelSource {
+  return source(name, readFileSync(join(FOLDER, name)), pieceSize);
 }
 
 function load(name: string, options = {}) {
@@ -400,34 +428,102 @@ describe("tensors that stay in the runtime", () => {
   });
 });
 
-describe("a list of parts", () => {
+describe("a model file", () => {
   const whole = Uint8Array.from({ length: 25 }, (_, index) => index);
-  const parts = [whole.subarray(0, 10), whole.subarray(10, 20), whole.subarray(20)];
+  const copy = (opened: ModelFile, begin: number, end: number) => {
+    const memory = new Uint8Array(end - begin + 2);
+    opened.copy(begin, end, memory, 1);
+    assert.deepEqual([memory.at(0), memory.at(-1)], [0, 0]);
+    return memory.subarray(1, -1);
+  };
 
-  test("gives every range as the whole would", () => {
-    const list = new PartList(parts);
-    assert.equal(list.byteLength, 25);
-    for (let begin = 0; begin <= 25; begin++) {
-      for (let end = begin; end <= 25; end++) {
-        assert.deepEqual([...list.subarray(begin, end)], [...whole.subarray(begin, end)], `${begin} ${end}`);
+  test("gives every range as the whole would, in any order", async () => {
+    for (const order of [1, -1]) {
+      const opened = await ModelFile.open(source("small", whole, 10));
+      for (const begin of [...Array(26).keys()].sort((left, right) => order * (left - right))) {
+        for (let end = begin; end <= 25; end++) {
+          assert.deepEqual(copy(opened, begin, end), whole.subarray(begin, end), `${begin} ${end}`);
+        }
       }
     }
   });
 
-  test("copies only ranges that cross parts", () => {
-    const list = new PartList(parts);
-    assert.equal(list.subarray(10, 20).buffer, whole.buffer);
-    assert.equal(list.subarray(21, 25).buffer, whole.buffer);
-    assert.notEqual(list.subarray(9, 11).buffer, whole.buffer);
+  test("never reads more than 8 MiB at a time, and each byte of a large range once", async () => {
+    const bytes = new Uint8Array(40 * MIB).map((_, index) => (index >> 10) % 251);
+    for (const pieceSize of [4 * MIB, 13 * MIB, 40 * MIB]) {
+      const reads: number[] = [];
+      const opened = await ModelFile.open(source("large", bytes, pieceSize, (count) => reads.push(count)));
+      assert.ok(Buffer.from(bytes).equals(copy(opened, 0, bytes.byteLength)));
+      assert.ok(Math.max(...reads) <= 8 * MIB, String(reads));
+      assert.equal(
+        reads.reduce((sum, count) => sum + count),
+        bytes.byteLength,
+      );
+    }
+  });
+
+  test("a range beyond the end is an error that names the file and the sizes", async () => {
+    const opened = await ModelFile.open(source("weights.bin", whole));
+    assert.throws(
+      () => copy(opened, 20, 26),
+      named("ModelLoadError", /20 to 26 of weights\.bin, which has 25/),
+    );
+  });
+
+  test("bytes that the browser lost are an error with the file's key", async () => {
+    const good = source("weights.bin", whole);
+    for (const read of [lost, (begin: number, end: number) => new ArrayBuffer(end - begin - 1)]) {
+      const opened = await ModelFile.open(unreadable(good, read));
+      assert.throws(
+        () => copy(opened, 0, 25),
+        (error) => {
+          named("DamagedFileError", /weights\.bin/, /NotReadableError|24 bytes/)(error);
+          assert.deepEqual((error as NamedError).details, { key: good.key });
+          return true;
+        },
+      );
+    }
+  });
+
+  test("other errors of reading come through", async () => {
+    const opened = await ModelFile.open(
+      unreadable(source("weights.bin", whole), () => {
+        throw new RangeError("Array buffer allocation failed");
+      }),
+    );
+    assert.throws(() => copy(opened, 0, 25), RangeError);
+  });
+});
+
+describe("the memory's stand-in for bytes", () => {
+  const fake = () => {
+    const glue = { HEAPU8: new Uint8Array(8), getValue: () => 0 };
+    return [glue.HEAPU8, new Memory(glue as unknown as Glue)] as const;
+  };
+
+  test("puts bytes where set is told to, and set is what it was", () => {
+    const [heap, memory] = fake();
+    const lazy = memory.lazyBytes((view, offset) => view.fill(7, offset, offset + 2));
+    heap.set(lazy, 3);
+    assert.deepEqual([...heap], [0, 0, 0, 7, 7, 0, 0, 0]);
+    assert.equal(Object.hasOwn(heap, "set"), false);
+  });
+
+  test("does not disturb a set of real bytes, and is never taken for empty", () => {
+    const [heap, memory] = fake();
+    const lazy = memory.lazyBytes(() => assert.fail("not this one"));
+    heap.set([1, 2], 6);
+    assert.deepEqual([...heap], [0, 0, 0, 0, 0, 0, 1, 2]);
+    assert.throws(() => heap.set(lazy, 0), /grew/);
   });
 });
 
 describe("loading", () => {
-  for (const partSize of [1000, 4096, 1_000_000]) {
-    test(`external data in parts of ${partSize} bytes gives the right result`, async () => {
+  for (const pieceSize of [1000, 4096, 1_000_000]) {
+    test(`external data in pieces of ${pieceSize} bytes gives the right result`, async () => {
       const { session } = await runtime.createSession(
         file("external.onnx"),
-        new Map([["external.onnx_data", file("external.onnx_data", partSize)]]),
+        new Map([["external.onnx_data", file("external.onnx_data", pieceSize)]]),
         {},
       );
       const x = Array.from({ length: 64 }, (_, index) => index / 64);
@@ -441,6 +537,104 @@ describe("loading", () => {
       runtime.releaseSession(session);
     });
   }
+
+  for (const numThreads of [1, 2]) {
+    test(`a tensor of 20 MiB is read in slices by a runtime with ${numThreads} threads`, async () => {
+      const other = await Runtime.start(readFileSync(WASM), numThreads);
+      const bytes = readFileSync(join(FOLDER, "table.onnx_data"));
+      for (const pieceSize of [4 * MIB, bytes.byteLength]) {
+        const reads: number[] = [];
+        const table = source("table.onnx_data", bytes, pieceSize, (count) => reads.push(count));
+        const { session } = await other.createSession(
+          file("table.onnx"),
+          new Map([["table.onnx_data", table]]),
+          {},
+        );
+        assert.ok(Math.max(...reads) <= 8 * MIB);
+        const rows = Array.from({ length: 5120 }, (_, row) => row);
+        const index = new BigInt64Array(rows.map(BigInt)).buffer;
+        const { tensors } = other.run(
+          session,
+          ["index"],
+          [{ type: "int64", dims: [5120], data: index }],
+          null,
+          [],
+        );
+        const got = numbers(tensors[0]);
+        assert.equal(got.length, 5120 * 1024);
+        assert.equal(
+          got.findIndex((value, place) => value !== place + 1),
+          -1,
+        );
+        other.releaseSession(session);
+      }
+    });
+  }
+
+  test("external data that the browser lost is not the runtime's error, and the next model loads", async () => {
+    const good = file("external.onnx_data");
+    await assert.rejects(
+      runtime.createSession(
+        file("external.onnx"),
+        new Map([["external.onnx_data", unreadable(good, lost)]]),
+        {},
+      ),
+      (error) => {
+        named("DamagedFileError", /external\.onnx_data.*NotReadableError/)(error);
+        assert.deepEqual((error as NamedError).details, { key: good.key });
+        return true;
+      },
+    );
+    const { session } = await runtime.createSession(
+      file("external.onnx"),
+      new Map([["external.onnx_data", good]]),
+      {},
+    );
+    runtime.releaseSession(session);
+  });
+
+  test("external data that is too short for the model is named with its size", async () => {
+    const short = source(
+      "external.onnx_data",
+      readFileSync(join(FOLDER, "external.onnx_data")).subarray(0, 20_000),
+    );
+    await assert.rejects(
+      runtime.createSession(file("external.onnx"), new Map([["external.onnx_data", short]]), {}),
+      named("ModelLoadError", /bytes \d+ to \d+ of external\.onnx_data, which has 20000/),
+    );
+  });
+
+  test("nothing keeps the files once they are loaded, or could not be", async () => {
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    for (const read of [undefined, lost]) {
+      const kept: WeakRef<Piece>[] = [];
+      const watched = (given: ModelSource): ModelSource => ({
+        ...given,
+        pieces: async () => {
+          const pieces = await given.pieces();
+          kept.push(...pieces.map((piece) => new WeakRef(piece)));
+          return pieces;
+        },
+      });
+      const data = file("external.onnx_data");
+      const external = new Map([
+        ["external.onnx_data", watched(read === undefined ? data : unreadable(data, read))],
+      ]);
+      const loaded = await runtime
+        .createSession(watched(file("external.onnx")), external, {})
+        .catch(() => undefined);
+      assert.equal(loaded === undefined, read !== undefined);
+      assert.ok(kept.length > 2);
+      await new Promise((resolve) => setImmediate(resolve));
+      collect();
+      assert.deepEqual(
+        kept.filter((reference) => reference.deref() !== undefined),
+        [],
+      );
+      runtime.releaseSession(loaded?.session ?? 0);
+    }
+  });
 
   test("missing external data is an error with the runtime's words, and is not left mounted", async () => {
     await assert.rejects(
@@ -477,7 +671,7 @@ describe("loading", () => {
   test("errors of the source come through unchanged", async () => {
     const failing: ModelSource = {
       ...file("scalar.onnx"),
-      async *parts() {
+      pieces: async () => {
         throw new NamedError("StoreError", "part 1 is missing");
       },
     };
@@ -485,7 +679,8 @@ describe("loading", () => {
   });
 
   test("a model beyond the runtime's memory is refused with its size", async () => {
-    const huge: ModelSource = { ...file("scalar.onnx"), size: 5_000_000_000 };
+    const size = 5_000_000_000;
+    const huge: ModelSource = { ...file("scalar.onnx"), size, pieces: async () => [{ size, read: lost }] };
     await assert.rejects(
       runtime.createSession(huge, new Map(), {}),
       named("ModelLoadError", /5000000000 bytes/),

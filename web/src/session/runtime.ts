@@ -16,7 +16,7 @@ import {
   type TensorType,
 } from "../protocol.ts";
 import { Cleanup, Memory, WORD } from "./memory.ts";
-import { type ModelSource, PartList } from "./source.ts";
+import { ExternalFile, ModelFile, type ModelSource } from "./source.ts";
 import { startGlue } from "./start.ts";
 import { checkFeeds, codeOfType, ELEMENT_BYTES, elementCount, signature, typeFromCode } from "./tensors.ts";
 
@@ -94,28 +94,19 @@ export class Runtime {
     options: SessionOptions,
   ): Promise<LoadedSession> {
     this.#memory.expectWorking();
-    const external: [string, PartList][] = [];
+    const file = await ModelFile.open(model);
+    const external = new Map<string, ExternalFile>();
     for (const [name, source] of externalData) {
-      external.push([name, await collect(source)]);
+      const opened = await ModelFile.open(source);
+      external.set(name, new ExternalFile(opened, (fill) => this.#memory.lazyBytes(fill)));
     }
     const cleanup = new Cleanup();
     try {
-      const data = this.#memory.guard("ModelLoadError", () =>
-        this.#memory.allocate(model.size, "ModelLoadError", `The model ${model.name}`, cleanup),
-      );
-      // Straight into the runtime's memory, part by part. The memory may be moved while we wait.
-      let offset = 0;
-      for await (const part of model.parts()) {
-        if (offset + part.byteLength > model.size) {
-          throw sizeError(model, offset + part.byteLength);
-        }
-        this.#memory.heap().set(part, data + offset);
-        offset += part.byteLength;
-      }
-      if (offset !== model.size) {
-        throw sizeError(model, offset);
-      }
-      return this.#memory.guard("ModelLoadError", () => this.#load(model, data, external, options, cleanup));
+      return this.#memory.guard("ModelLoadError", () => {
+        const data = this.#memory.allocate(model.size, "ModelLoadError", `The model ${model.name}`, cleanup);
+        file.copy(0, model.size, this.#memory.heap(), data);
+        return this.#load(model, data, external, options, cleanup);
+      });
     } finally {
       this.#memory.finish(cleanup);
     }
@@ -180,17 +171,17 @@ export class Runtime {
   #load(
     model: ModelSource,
     data: number,
-    external: [string, PartList][],
+    external: Map<string, ExternalFile>,
     options: SessionOptions,
     cleanup: Cleanup,
   ): LoadedSession {
     const made = this.#createOptions(options, cleanup);
-    for (const [name, parts] of external) {
-      this.#ort.mountExternalData(name, parts);
-    }
-    cleanup.add(() => this.#ort.unmountExternalData());
-    const pointer = this.#ort._OrtCreateSession(data, model.size, made);
+    const pointer = this.#createFrom(data, model.size, external, made);
     if (pointer === 0) {
+      const failed = [...external.values()].find(({ failure }) => failure !== undefined);
+      if (failed !== undefined) {
+        throw failed.failure;
+      }
       throw this.#memory.lastError(
         "ModelLoadError",
         `The runtime cannot load the model ${model.name} (${model.size} bytes)`,
@@ -211,6 +202,18 @@ export class Runtime {
     const session = this.#nextId++;
     this.#models.set(session, loaded);
     return { session, inputs: loaded.inputs, outputs: loaded.outputs };
+  }
+
+  /** The runtime reads external data here, and nothing of it stays mounted: it would keep files alive. */
+  #createFrom(data: number, size: number, external: Map<string, ExternalFile>, options: number): number {
+    try {
+      for (const [name, file] of external) {
+        this.#ort.mountExternalData(name, file);
+      }
+      return this.#ort._OrtCreateSession(data, size, options);
+    } finally {
+      this.#ort.unmountExternalData();
+    }
   }
 
   #createOptions(options: SessionOptions, cleanup: Cleanup): number {
@@ -554,26 +557,6 @@ export class Runtime {
     }
     this.#ort._OrtReleaseSession(model.pointer);
   }
-}
-
-async function collect(source: ModelSource): Promise<PartList> {
-  const parts: Uint8Array[] = [];
-  for await (const part of source.parts()) {
-    parts.push(part);
-  }
-  const list = new PartList(parts);
-  if (list.byteLength !== source.size) {
-    throw sizeError(source, list.byteLength);
-  }
-  return list;
-}
-
-function sizeError({ name, size }: ModelSource, found: number): NamedError {
-  return new NamedError(
-    "ModelLoadError",
-    `The file ${name} should have ${size} bytes, but ${found} were read. Delete it and download it again.`,
-    { expected: size, received: found },
-  );
 }
 
 function optionError(field: string, value: unknown, allowed: string): NamedError {

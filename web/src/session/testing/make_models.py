@@ -121,6 +121,19 @@ def main(folder: Path) -> None:
     expected = inputs @ weights[0] @ weights[1] + weights[2]
     (folder / "external.expected").write_bytes(expected.astype(np.float32).tobytes())
 
+    # A table of 20 MiB behind one odd number, so that no read of it begins or ends where a piece of the file does.
+    table = np.arange(5 * 1024 * 1024, dtype=np.float32).reshape(5120, 1024)
+    made["table"] = model(
+        [helper.make_node("Gather", ["table", "index"], ["row"]), helper.make_node("Add", ["row", "one"], ["y"])],
+        [value("index", TensorProto.INT64, ["n"])],
+        [value("y", TensorProto.FLOAT, ["n", 1024])],
+        [
+            external_tensor("one", np.ones(1, dtype=np.float32), "table.onnx_data", 0),
+            external_tensor("table", table, "table.onnx_data", 4),
+        ],
+    )
+    (folder / "table.onnx_data").write_bytes(np.ones(1, dtype=np.float32).tobytes() + table.tobytes())
+
     for name, proto in made.items():
         (folder / f"{name}.onnx").write_bytes(proto.SerializeToString())
 
