@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -21,7 +22,8 @@ from pywebml.errors import (
     StoreError,
     TaskError,
 )
-from pywebml.loading import Loaded, ModelName, load, models_of
+from pywebml.hub.space import in_use, models_in_use
+from pywebml.loading import Loaded, load, models_of
 from pywebml.options import Configuration, PipelineOptions, get_configuration
 from pywebml.planning import DEFAULT_REVISION, needs_model, resolve_options
 from pywebml.platform import Platform, SessionWorker, get_platform
@@ -72,6 +74,7 @@ class Engine:
         self._configuration = configuration
         self._status: EngineStatus = "loading"
         self._loaded: Loaded | None = None
+        self._held = ExitStack()
         self._loading = asyncio.Lock()
         self._runs = 0
         self._settling: asyncio.Future[None] | None = None
@@ -146,6 +149,7 @@ class Engine:
         self._status = "closed"
         self._stop_idle_timer()
         self._unload()
+        self._held.close()
         if _engines.get(self.engine_id) is self:
             del _engines[self.engine_id]
 
@@ -206,15 +210,19 @@ class Engine:
         async with self._loading:
             if self._loaded is None:
                 self._check_open()
-                loaded = await load(
-                    self.engine_id, self.options, self._platform, self._configuration, on_progress, models_in_use()
-                )
+                loaded = await load(self.engine_id, self.options, self._platform, self._configuration, on_progress)
                 if self._status == "closed":
                     loaded.terminate()
                     self._check_open()
                 self._loaded = loaded
                 self._status = "ready"
             return self._loaded
+
+    def _hold_models(self) -> None:
+        """Keep the stored models from making room: an aborted run may make the engine load them again."""
+        if needs_model(get_task(self.options.task_name or "")):
+            hub = model_hub(self._platform, self._configuration, self.options)
+            self._held.enter_context(in_use(self._platform, models_of(hub, self.options)))
 
     def _unload(self) -> None:
         loaded, self._loaded = self._loaded, None
@@ -248,15 +256,6 @@ _creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 def list_engines() -> list[Engine]:
     """The engines that were created and not terminated, oldest first."""
     return list(_engines.values())
-
-
-def models_in_use() -> set[ModelName]:
-    """The stored models that the live engines were made from: an aborted run may make them load again."""
-    names: set[ModelName] = set()
-    for engine in _engines.values():
-        if needs_model(get_task(engine.options.task_name or "")):
-            names |= models_of(model_hub(engine._platform, engine._configuration, engine.options), engine.options)
-    return names
 
 
 def get_engine(engine_id: str) -> Engine:
@@ -325,6 +324,7 @@ async def _create(chosen: PipelineOptions, on_progress: ProgressCallback) -> Eng
         engine = Engine(engine_id, resolved, platform, configuration)
         _engines[engine_id] = engine
         try:
+            engine._hold_models()
             await engine._load(on_progress)
         except BaseException:
             await engine.terminate()
@@ -344,7 +344,8 @@ async def _purge_old_revisions(engine: Engine) -> None:
     model = engine.options.model_id or ""
     hub = model_hub(engine._platform, engine._configuration, engine.options)
     prefix = hub.address.owner_prefix
-    keep = {revision for owner, name, revision in models_in_use() if (owner, name) == (prefix, model)}
+    in_use_now = models_in_use(engine._platform)
+    keep = {revision for owner, name, revision in in_use_now if (owner, name) == (prefix, model)}
     try:
         await hub.delete_other_revisions(model, keep, task_name=engine.options.task_name)
     except StoreError as error:

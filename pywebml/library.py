@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from pywebml.abort import AbortSignal, abortable
-from pywebml.engine import models_in_use
 from pywebml.errors import OptionsError
 from pywebml.hub import StoredModels
-from pywebml.loading import EngineFiles
+from pywebml.hub.space import in_use
+from pywebml.loading import EngineFiles, models_of
 from pywebml.options import PipelineOptions, get_configuration
 from pywebml.planning import Plan, make_plan, needs_model, resolve_options
 from pywebml.planning import is_cached as plan_is_cached
 from pywebml.platform import get_platform
 from pywebml.progress import ProgressCallback, ignore_progress
-from pywebml.sources import settings_client
+from pywebml.sources import model_hub, settings_client
 from pywebml.tasks import get_task
 
 
@@ -87,9 +87,14 @@ async def _prefetch(chosen: PipelineOptions, on_progress: ProgressCallback) -> P
     if not needs_model(get_task(options.task_name or "")):
         return Plan(options, ())
     name = options.engine_id or "prefetch"
-    files = EngineFiles(name, options, platform, configuration, on_progress, models_in_use())
-    planned = await files.plan()
-    await files.fetch(planned)
+    files = EngineFiles(name, options, platform, configuration, on_progress)
+    with in_use(platform, models_of(model_hub(platform, configuration, options), options)):
+        planned = await files.plan()
+        try:
+            await files.fetch(planned)
+        except BaseException:
+            files.tell_end(ok=False)
+            raise
     return planned
 
 

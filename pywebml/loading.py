@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from pywebml.abort import together
-from pywebml.errors import DamagedFileError, ModelLoadError, StoreError, TokenizerError
+from pywebml.errors import (
+    DamagedFileError,
+    ModelLoadError,
+    QuotaExceededError,
+    StoreError,
+    StoreUnavailableError,
+    TokenizerError,
+)
 from pywebml.hub import ModelHub, StoredModels
-from pywebml.hub.space import make_room
+from pywebml.hub.space import ModelName, room_for
+from pywebml.hub.stored import KIND
 from pywebml.models import ModelConfig
 from pywebml.options import Configuration, PipelineOptions
 from pywebml.planning import (
@@ -35,9 +43,6 @@ from pywebml.tokenization import Tokenizer
 
 MOST_DEFAULT_THREADS = 4
 FILES_AT_ONCE = 4
-
-ModelName = tuple[str, str, str]
-"""Hub, model and revision."""
 
 _logger = logging.getLogger("pywebml")
 
@@ -74,8 +79,8 @@ class EngineFiles:
         options: With nothing left open.
         platform: Where they are kept.
         configuration: Where they come from.
-        on_progress: Gets the events of every file, and those of all together.
-        in_use: Models that must not make room.
+        on_progress: Gets the events of every file, and those of all together: one sequence, also when damaged files
+            are planned and fetched a second time.
     """
 
     def __init__(
@@ -85,12 +90,10 @@ class EngineFiles:
         platform: Platform,
         configuration: Configuration,
         on_progress: ProgressCallback,
-        in_use: Collection[ModelName] = (),
     ) -> None:
         self._options = options
         self._platform = platform
         self._configuration = configuration
-        self._in_use = in_use
         self._hub = model_hub(platform, configuration, options)
         metadata = {
             "engineId": engine_id,
@@ -101,6 +104,7 @@ class EngineFiles:
             "taskName": options.task_name,
         }
         self._progress = TotalProgress(on_progress, engine_id, metadata)
+        self._announced = self._all_told = False
         self._common: dict[str, Any] = {
             "task_name": options.task_name,
             "engine_id": engine_id,
@@ -109,6 +113,7 @@ class EngineFiles:
         self._slots = asyncio.Semaphore(FILES_AT_ONCE)
         self._keys: dict[FileName, asyncio.Future[BlobKey | None]] = {}
         self._runtime: RuntimeFile | None = None
+        self._awaited: dict[BlobKey, int] = {}
         self.config = ModelConfig("", {})
 
     async def plan(self) -> Plan:
@@ -134,26 +139,29 @@ class EngineFiles:
             HubError: A file of the model could not be fetched.
             StoreError: There is no room, or the store cannot be used.
         """
-        self._progress.start({planned.file.name: planned.size or 0 for planned in plan.files})
+        if not self._announced:
+            self._progress.start({planned.file.name: planned.size or 0 for planned in plan.files})
+            self._announced = True
+        missing = {self._place(planned.file): planned.size or 0 for planned in plan.files if not planned.stored}
         try:
-            await make_room(
-                self._platform,
-                plan.missing,
-                limit=self._configuration.max_cache_bytes,
-                keep={*self._in_use, *models_of(self._hub, self._options)},
-            )
-            runtime, *_ = await together(
-                self._fetch_runtime(),
-                *(self._fetch(planned.file) for planned in plan.files if planned.file.name in self._keys),
-            )
+            async with room_for(self._platform, missing, limit=self._configuration.max_cache_bytes) as self._awaited:
+                runtime, *_ = await together(
+                    self._fetch_runtime(),
+                    *(self._fetch(planned.file) for planned in plan.files if planned.file.name in self._keys),
+                )
         except BaseException:
-            self._progress.done(ok=False)
             for waited in self._keys.values():
                 waited.cancel()
             raise
-        self._progress.done()
+        self.tell_end()
         await self._note_use()
         return cast("BlobKey | None", runtime)
+
+    def tell_end(self, *, ok: bool = True) -> None:
+        """Say that all files are there, or that they are not to be had. What is said first counts."""
+        if not self._all_told:
+            self._all_told = True
+            self._progress.done(ok=ok)
 
     async def key(self, file: ModelFile) -> BlobKey | None:
         """Name of a planned file in the store, as soon as it is there; None when the hub has no such optional file."""
@@ -168,22 +176,30 @@ class EngineFiles:
         """Compare what was fetched with its hashes, and remove what is not the same any more; whether any was, or is
         not there any more."""
         keys = [key.result() for key in self._keys.values() if key.done() and not key.cancelled()]
-        damaged = [key for key in keys if key is not None and not await self._platform.blobs.verify(key)]
-        await self._platform.blobs.delete(damaged)
-        return bool(damaged)
+        stored = StoredModels(self._platform)
+        return any([not await stored.is_intact(key) for key in keys if key is not None])
 
     async def _fetch(self, file: ModelFile) -> None:
         if self._keys[file.name].done():
             return
         async with self._slots:
             key = await self._hub.get_file(file.model, file.revision, file.path, required=file.required, **self._common)
+        self._awaited.pop(self._place(file), None)
         self._keys[file.name].set_result(key)
+
+    def _place(self, file: ModelFile) -> BlobKey:
+        """Name of a planned file in the store."""
+        if self._runtime is not None and file == self._runtime.planned.file:
+            return self._runtime.key
+        return BlobKey(KIND, self._hub.address.owner(file.model), file.revision, file.path)
 
     async def _fetch_runtime(self) -> BlobKey | None:
         settings = settings_client(self._platform, self._configuration)
         if self._runtime is None or settings is None:
             return None
-        return await settings.attachment(RUNTIME_COLLECTION, self._runtime.record, self._progress)
+        key = await settings.attachment(RUNTIME_COLLECTION, self._runtime.record, self._progress)
+        self._awaited.pop(key, None)
+        return key
 
     async def _note_use(self) -> None:
         keys = [key.result() for key in self._keys.values()]
@@ -209,28 +225,36 @@ async def load(
     platform: Platform,
     configuration: Configuration,
     on_progress: ProgressCallback,
-    in_use: Collection[ModelName] = (),
 ) -> Loaded:
-    """Fetch everything that the options name and load it."""
+    """Fetch everything that the options name and load it. The caller sees to it that the model is `in_use`."""
     definition = get_task(options.task_name or "")
     if not needs_model(definition):
         return Loaded(definition.build(TaskContext(options.model_id or "", None, None, {})), None, {})
 
-    def files() -> EngineFiles:
-        return EngineFiles(engine_id, options, platform, configuration, on_progress, in_use)
-
-    first = files()
+    files = EngineFiles(engine_id, options, platform, configuration, on_progress)
     try:
-        return await _load(first, options, platform)
+        return await _load_undamaged(files, options, platform)
+    except BaseException:
+        files.tell_end(ok=False)
+        raise
+
+
+async def _load_undamaged(files: EngineFiles, options: PipelineOptions, platform: Platform) -> Loaded:
+    """Load, a second time if stored files turn out to be damaged."""
+    try:
+        return await _load(files, options, platform)
     except DamagedFileError as error:
         _logger.warning("%s", error)
+    except (QuotaExceededError, StoreUnavailableError):
+        # They say nothing about what is stored.
+        raise
     except (StoreError, ModelLoadError, TokenizerError) as error:
         # Somebody has deleted a file meanwhile, or its bytes were changed, which a store does not notice by itself.
-        if not await first.remove_damaged():
+        if not await files.remove_damaged():
             raise
         _logger.warning("Stored files of %s were damaged and are fetched again: %s", options.model_id, error)
     # The file is gone from the store, so that this fetches it again.
-    return await _load(files(), options, platform)
+    return await _load(files, options, platform)
 
 
 async def _load(files: EngineFiles, options: PipelineOptions, platform: Platform) -> Loaded:

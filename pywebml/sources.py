@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 from urllib.parse import urljoin, urlsplit
-from weakref import WeakValueDictionary
+from weakref import WeakMethod, WeakValueDictionary, finalize
 
 from pywebml.errors import OptionsError, PywebmlError, UnknownCollectionError
 from pywebml.hub import HUBS, AllowDenyList, HubAddress, ModelHub
@@ -121,7 +121,14 @@ class _Policy:
         self._read: float | None = None
         self._list = AllowDenyList()
         if self._settings is not None:
-            self._settings.on_sync(self._forget)
+            forget = WeakMethod(self._forget)
+
+            def on_sync(collection: str, result: SyncResult) -> None:
+                if (method := forget()) is not None:
+                    method(collection, result)
+
+            # The settings may outlive the hub that this is for.
+            finalize(self, self._settings.on_sync(on_sync))
 
     async def __call__(self) -> AllowDenyList:
         now = self._platform.monotonic()

@@ -20,8 +20,8 @@ from urllib.parse import quote, unquote
 from pywebml.errors import ArchiveError, IntegrityError, OptionsError
 from pywebml.hub.addresses import HubAddress, check_model_id, check_path, check_revision
 from pywebml.hub.listing import MANIFEST, FileEntry, parse_manifest
-from pywebml.hub.space import make_room
-from pywebml.hub.stored import KIND, Selection, StoredFile, StoredModels
+from pywebml.hub.space import in_use, room_for
+from pywebml.hub.stored import KIND, Selection, StoredFile, StoredModels, commit_file
 from pywebml.platform import BlobKey, OutsideFile, Platform
 from pywebml.progress import TransferProgress
 
@@ -33,8 +33,6 @@ _LONGEST_PATH = 4096
 _FILES = {tarfile.REGTYPE, tarfile.AREGTYPE}
 _PASSED_OVER = {tarfile.DIRTYPE, tarfile.XGLTYPE}
 _EXTENSIONS = {tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME}
-# What a stored file that is replaced hands on.
-_KEPT = ("uses", "taskNames", "pinned")
 
 Piece = bytes | BlobKey
 
@@ -90,7 +88,11 @@ async def export_models(platform: Platform, selection: Selection, target: Any, *
     """
     files = await StoredModels(platform).files(selection)
     if not files:
-        raise OptionsError(f"There are no such stored models: {selection}.", field="selection", value=None)
+        raise OptionsError(
+            "There is nothing to export: no stored model fits the selection. `list` shows what is stored.",
+            field="selection",
+            value=None,
+        )
     contents: dict[str, tuple[Sequence[Piece], int]] = {}
     for folder, members in _by_folder(files).items():
         contents |= {f"{folder}/{file.path}": ((file.key,), file.size) for file in members}
@@ -125,7 +127,7 @@ async def import_models(
         platform: Where they will be kept.
         address: Of the hub that they are of from now on.
         source: See `Platform.outside_files`.
-        limit: See `make_room`.
+        limit: See `make_room`; models that are pinned or in use stay.
         start_progress: Makes the counter for a file from model, revision, path and URL.
 
     Returns:
@@ -137,15 +139,21 @@ async def import_models(
         StoreError: There is no room, or the store cannot be used.
     """
     models = await _find_models(await _members(await platform.outside_files(source)))
-    total = sum(member.size for model in models for member in model.members.values())
-    await make_room(platform, total, limit=limit)
-    for model in models:
-        for path, member in model.members.items():
-            url = address.file_url(model.model, model.revision, path)
-            key = BlobKey(KIND, address.owner(model.model), model.revision, path)
-            progress = start_progress(model.model, model.revision, path, url)
-            entry = model.entries.get(path) if model.entries is not None else None
-            await _import(platform, key, member, entry, {"model": model.model, "url": url}, progress)
+    files = {
+        BlobKey(KIND, address.owner(model.model), model.revision, path): (model, member)
+        for model in models
+        for path, member in model.members.items()
+    }
+    names = {(address.owner_prefix, model.model, model.revision) for model in models}
+    sizes = {key: member.size for key, (_, member) in files.items()}
+    with in_use(platform, names):
+        async with room_for(platform, sizes, limit=limit) as awaited:
+            for key, (model, member) in files.items():
+                url = address.file_url(model.model, model.revision, key.path)
+                progress = start_progress(model.model, model.revision, key.path, url)
+                entry = model.entries.get(key.path) if model.entries is not None else None
+                await _import(platform, key, member, entry, {"model": model.model, "url": url}, progress)
+                del awaited[key]
     return [(model.model, model.revision) for model in models]
 
 
@@ -172,9 +180,7 @@ async def _import(
                     expected=entry.sha256 if entry is not None else member.size,
                     received=sha256,
                 )
-            older = await platform.blobs.info(key)
-            kept = {name: older.metadata[name] for name in _KEPT if name in older.metadata} if older else {}
-            await writer.commit({**metadata, **kept, "lastUsed": platform.now()})
+            await commit_file(platform, key, writer, {**metadata, "lastUsed": platform.now()})
         except BaseException:
             await asyncio.shield(writer.abort())
             raise

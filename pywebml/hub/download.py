@@ -27,14 +27,17 @@ from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, BlobWriter, Netwo
 from pywebml.progress import TransferProgress
 
 CONNECTIONS = 3
-"""Parts of one file that are under way at the same time, unless they come so fast that one after the other will do."""
+"""Requests for parts of one file that are under way at the same time."""
+FAST_CONNECTIONS = 2
+"""The same where parts come fast: each request is for half a part, which is written as one piece, so that no more than
+one part is lost when everything ends suddenly."""
 
 LARGE = re.compile(r"\.(onnx|onnx_data(_\d+)?|bin|data|safetensors|npy|npz|gguf|wasm)$", re.IGNORECASE)
 """Names of files that are asked for by parts before their size is known. Text is better fetched in one go: it may come
 compressed."""
 
-# Parts that come in less are not worth watching: they are fetched one after the other, each written as one piece.
-_FAST_PART_SECONDS = 1.5
+# What comes faster is not worth watching: half a part is there before anybody has read how far it is.
+_FAST_BYTES_PER_SECOND = 8 * 1024 * 1024
 # Less than this is no progress: a server that breaks off after every few bytes is not asked for ever.
 _PROGRESS_BYTES = 1024 * 1024
 _MOST_RESTARTS = 2
@@ -102,7 +105,7 @@ class _Transfer:
         # How its server behaves.
         self._ranges = True
         self._fast = False
-        self._one_by_one = False
+        self._in_halves = False
         self._is_page = False
         # What is there: the writer and the token it was opened with, its ranges, parts that are being fetched, and
         # checks of parts by their hash.
@@ -142,6 +145,8 @@ class _Transfer:
                         "hub's owner.",
                         url=self._request.url,
                     ) from None
+                # The last try does without ranges: then one answer has all of it.
+                self._ranges = self._ranges and restarts < _MOST_RESTARTS
             except RetriedError as again:
                 advanced = self._ranges and self._stored_bytes() >= before + _PROGRESS_BYTES
                 failures = 1 if advanced else failures + 1
@@ -162,8 +167,8 @@ class _Transfer:
             # The first answer tells how large the file is and how fast it comes; the rest follows from that.
             if self._headers is None:
                 await self._fetch_parts(most=1)
-            self._one_by_one = self._fast
-            await together(*(self._fetch_parts() for _ in range(1 if self._one_by_one else CONNECTIONS)))
+            self._in_halves = self._fast
+            await together(*(self._fetch_parts() for _ in range(FAST_CONNECTIONS if self._in_halves else CONNECTIONS)))
             if await self._all_good():
                 return
 
@@ -193,9 +198,14 @@ class _Transfer:
             try:
                 await self._fetch(begin, end)
             finally:
-                self._taken.discard(begin // PART_SIZE)
+                self._taken.discard(begin // self._step)
             self._start_checks()
             fetched += 1
+
+    @property
+    def _step(self) -> int:
+        """Bytes of what is asked for at a time."""
+        return PART_SIZE // 2 if self._in_halves else PART_SIZE
 
     def _take_part(self) -> tuple[int, int | None] | None:
         """The first missing range within one part; None as its end: up to the end of the file, wherever that is."""
@@ -206,8 +216,8 @@ class _Transfer:
             return 0, None
         for begin, end in self._gaps(self._size):
             while begin < end:
-                number = begin // PART_SIZE
-                stop = min(end, (number + 1) * PART_SIZE)
+                number = begin // self._step
+                stop = min(end, (number + 1) * self._step)
                 if number not in self._taken:
                     self._taken.add(number)
                     return begin, stop
@@ -215,41 +225,56 @@ class _Transfer:
         return None
 
     async def _fetch(self, begin: int, end: int | None) -> None:
+        arrived = 0
+
+        def count(received: int) -> None:
+            nonlocal arrived
+            arrived += received
+            self._received += received
+            self._progress.reach(self._received)
+
         started = self._platform.monotonic()
         by_range = self._ranges and bool(
             LARGE.search(self._request.key.path) if end is None else (begin, end) != (0, self._size)
         )
-        response = await self._ask(begin, begin + PART_SIZE if end is None else end) if by_range else await self._ask()
+        asked = begin + PART_SIZE if end is None else end
+        response = await self._ask(begin, asked) if by_range else await self._ask()
         try:
             begin, end = await self._take_head(response, begin, end, identity=by_range)
             assert self._writer is not None
             await response.save(
                 self._writer,
-                self._count,
+                count,
                 offset=begin,
                 limit=(None if self._size is None else self._size - begin) if end is None else end - begin,
-                at_once=self._one_by_one and self._fast and end is not None,
+                at_once=self._in_halves and self._fast and end is not None,
             )
-        except NetworkError as error:
+        except BaseException as error:
+            await response.close()
+            await self._look()
+            if not isinstance(error, NetworkError):
+                raise
+            # What comes in one piece is lost with the connection: watch the next try.
+            self._fast = False
             raise RetriedError(
                 self._broken(
                     f"The download of {self._request.url} broke off: {error}. Check the connection and try again"
                 )
             ) from error
-        finally:
-            await response.close()
-            await self._look()
+        # Asking the writer would wait for the parts of others, which are on their way to it.
+        self._present = _merged([*self._present, (begin, begin + arrived)])
         if end is None:
             # A body without a length was whole when it ended well.
             self._size = self._stored_bytes()
-        elif any(gap_begin < end and begin < gap_end for gap_begin, gap_end in self._gaps(end)):
+        elif end < min(asked, self._size or asked) or begin + arrived < end:
             raise RetriedError(
                 self._broken(
-                    f"{self._request.url} ended before {end} bytes were there. Try again, or tell the hub's owner"
+                    f"{self._request.url} sent less than the {asked - begin} bytes that were asked for. Try again, or "
+                    "tell the hub's owner"
                 )
             )
-        elif end - begin == PART_SIZE:
-            self._fast = self._platform.monotonic() - started < _FAST_PART_SECONDS
+        elif end - begin >= PART_SIZE // 2:
+            self._fast = end - begin > (self._platform.monotonic() - started) * _FAST_BYTES_PER_SECOND
 
     async def _ask(self, begin: int = 0, end: int | None = None) -> Response:
         """Send a request, for a range when it has an end, and see that its answer can be part of the file."""
@@ -277,10 +302,6 @@ class _Transfer:
     def _broken(self, words: str) -> DownloadError:
         kept = self._stored_bytes()
         return DownloadError(f"{words}{f'; {kept} bytes are kept' if kept else ''}.", url=self._request.url)
-
-    def _count(self, count: int) -> None:
-        self._received += count
-        self._progress.reach(self._received)
 
     # What answers say
 
@@ -332,23 +353,25 @@ class _Transfer:
     async def _identify(self, response: Response, size: int | None, *, partial: bool) -> None:
         """See that all answers are of the same bytes, and open a writer under their name."""
         name = validator(response.headers)
-        if self._headers is not None and self._validator and name and name != self._validator:
+        # Where the hash is known, it decides: mirrors of one hub name the same bytes differently.
+        known = self._expected is not None and self._expected.content_id != ""
+        if not known and self._validator and name and name != self._validator:
             raise _ContradictionError("it changed in the middle of the download")
-        self._validator, self._headers = name or self._validator, response.headers
+        self._validator, self._headers = self._validator or name, response.headers
         linked = linked_sha256({**response.headers, **response.redirect_headers})
         if self._expected is None and linked and size is not None:
             self._expected = FileEntry(size, linked)
         if self._expected is not None and size is not None and size != self._expected.size:
             raise self._wrong_size(size, "announces")
         token = self._expected.content_id if self._expected else ""
-        if not token and name and size is not None:
-            token = f"{name}/{size}"
+        if not token and self._validator and size is not None:
+            token = f"{self._validator}/{size}"
         if token != self._token:
             # What was suspended was part of other bytes, or could not be given a name.
-            await self._close()
-            await self._open(token)
             if partial:
                 raise _ContradictionError("it is not the file any more of which a part was fetched before")
+            await self._close()
+            await self._open(token)
 
     # What is there
 
@@ -499,3 +522,14 @@ class _Transfer:
             expected=expected,
             received=received,
         )
+
+
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in order, as few as possible."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged

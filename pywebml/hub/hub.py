@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -12,10 +13,11 @@ from pywebml.hub.addresses import HubAddress, Listing, check_path, check_revisio
 from pywebml.hub.answers import content_length
 from pywebml.hub.download import LARGE, FileRequest, download
 from pywebml.hub.index import HEAD_SECONDS, HubIndex
-from pywebml.hub.listing import MANIFEST, FileEntry
+from pywebml.hub.listing import MANIFEST, FileEntry, git_oid_of
 from pywebml.hub.policy import AllowDenyList
 from pywebml.hub.stored import (
     KIND,
+    LOCK,
     ModelInfo,
     Selection,
     StoredFile,
@@ -30,6 +32,8 @@ from pywebml.sharing import SharedWork
 
 _LARGEST_READ = 64 * 1024 * 1024
 _WATCH_SECONDS = 0.5
+
+_logger = logging.getLogger("pywebml")
 
 Policy = Callable[[], Awaitable[AllowDenyList]]
 
@@ -87,7 +91,9 @@ class ModelHub:
     """Files of one hub.
 
     A file of a commit or version tag is never asked for again once it is stored. One of a branch is compared
-    with the hub's (by hash, else by ETag); without an answer within a second the stored copy counts.
+    with the hub's (by hash, else by ETag); without an answer within a second the stored copy counts. Where a branch
+    has moved and only some of its new files came, those then go with older ones: each whole, but not all of one
+    commit. A pinned revision has no such mixtures.
 
     Args:
         platform: Where requests go out and files are kept.
@@ -121,7 +127,11 @@ class ModelHub:
         self._policy = policy
         self._stall_seconds = stall_seconds
         self._headers = {"authorization": f"Bearer {access_token}"} if access_token else {}
-        self._index = HubIndex(platform, self.address, self._headers, self._get_manifest, stall_seconds)
+        self._index = HubIndex(
+            platform, self.address, self._headers, self._get_manifest, self._check_url, stall_seconds
+        )
+        # Models whose stored manifest the hub did not speak about when it was last asked.
+        self._silent: set[tuple[str, str]] = set()
         self._stored = StoredModels(platform)
         self._transfers: SharedWork[tuple[BlobKey, bool], BlobKey | None] = SharedWork()
         self._absences = asyncio.Lock()
@@ -245,12 +255,13 @@ class ModelHub:
             DownloadError: The hub's list could not be reached.
             IntegrityError: The hub's list is not one.
         """
-        file = self._file(model, revision, path)
+        # Not required: for a status, what was absent from a pinned revision is absent.
+        file = self._file(model, revision, path, required=False)
         await self._check_allowed(file)
-        entries = await self._entries(file)
-        entry = entries.get(file.path) if entries is not None else None
         stored = await self._platform.blobs.info(file.key)
-        if stored is not None and (entries is None or (entry is not None and _is_same(stored, entry))):
+        entries = await self._entries(file, stored)
+        entry = entries.get(file.path) if entries is not None else None
+        if stored is not None and (entries is None or (entry and await self._counts(file, stored, entry))):
             return FileStatus(file.url, file.key, stored.size, True, stored.size)
         if entries is not None and entry is None:
             return FileStatus(file.url, file.key, None, False, 0, exists=False)
@@ -314,18 +325,29 @@ class ModelHub:
         )
 
     async def _check_allowed(self, file: _File) -> None:
+        await self._check_url(file.url)
+
+    async def _check_url(self, url: str) -> None:
         if self._policy is not None:
-            (await self._policy()).check(file.url)
+            (await self._policy()).check(url)
 
-    async def _entries(self, file: _File) -> Mapping[str, FileEntry] | None:
-        return None if file.path == MANIFEST else await self._index.entries(file.model, file.revision)
+    async def _entries(self, file: _File, stored: BlobInfo | None) -> Mapping[str, FileEntry] | None:
+        if file.path == MANIFEST:
+            return None
+        if is_pinned(file.revision) and (stored is not None or (not file.required and await self._is_absent(file.key))):
+            # What is here, or not on the hub, stays so: no list is asked for.
+            remembered = await self._index.is_remembered(file.model, file.revision)
+            return await self._index.entries(file.model, file.revision) if remembered else None
+        return await self._index.entries(file.model, file.revision)
 
-    async def _get_manifest(self, model: str, revision: str) -> BlobKey | None:
-        return await self.get_file(model, revision, MANIFEST, required=False)
+    async def _get_manifest(self, model: str, revision: str) -> tuple[BlobKey | None, bool]:
+        key = await self.get_file(model, revision, MANIFEST, required=False)
+        return key, (model, revision) not in self._silent
 
     async def _obtain(self, file: _File, emit: ProgressCallback) -> BlobKey | None:
         """The file's key, or None when the hub does not have it."""
-        entries = await self._entries(file)
+        stored = await self._platform.blobs.info(file.key)
+        entries = await self._entries(file, stored)
         # A list has every file, so that asking for one more could only bring a 404.
         if entries is not None and file.path not in entries:
             if not file.required:
@@ -337,7 +359,6 @@ class ModelHub:
                 status=404,
             )
         entry = entries[file.path] if entries is not None else None
-        stored = await self._platform.blobs.info(file.key)
         if stored is not None and await self._is_current(file, stored, entry):
             progress = file.progress("loading_from_cache", emit)
             progress.initiate()
@@ -346,7 +367,7 @@ class ModelHub:
             return file.key
         # A required file is asked for again, since its hub may have been mended.
         known_absent = not file.required and stored is None and await self._is_absent(file.key)
-        if known_absent and is_pinned(file.revision):
+        if known_absent and not (await self._ask_for_size(file))[0]:
             return None
         try:
             await self._download(file, entry, stored, file.progress("downloading", emit))
@@ -372,11 +393,7 @@ class ModelHub:
         try:
             async with self._platform.lock(f"download:{'/'.join((file.key.owner, file.revision, file.path))}"):
                 watching.cancel()
-                newer = await self._platform.blobs.info(file.key)
-                is_new = newer is not None and (older is None or newer.updated != older.updated)
-                if newer is not None and is_new and (entry is None or _is_same(newer, entry)):
-                    progress.expect(newer.size)
-                    progress.done()
+                if await self._has_come(file, entry, older, progress):
                     return
                 if entry is None and LARGE.search(file.path):
                     entry = await self._index.pointer(file.model, file.revision, file.path)
@@ -388,13 +405,32 @@ class ModelHub:
                     metadata=self._metadata(file, older),
                     stall_seconds=self._stall_seconds,
                 )
-                await download(self._platform, request, progress)
+                try:
+                    await download(self._platform, request, progress)
+                except DownloadError:
+                    # Meanwhile it may have been imported.
+                    if await self._has_come(file, entry, older, progress):
+                        return
+                    raise
         except BaseException:
             progress.done(ok=False)
             raise
         finally:
             watching.cancel()
         progress.done()
+
+    async def _has_come(
+        self, file: _File, entry: FileEntry | None, older: BlobInfo | None, progress: TransferProgress
+    ) -> bool:
+        """Whether somebody else has stored the file since `older` was looked up."""
+        newer = await self._platform.blobs.info(file.key)
+        if newer is None or (older is not None and newer.updated == older.updated):
+            return False
+        if entry is not None and not await self._is_same(newer, entry):
+            return False
+        progress.expect(newer.size)
+        progress.done()
+        return True
 
     def _metadata(self, file: _File, older: BlobInfo | None) -> dict[str, Any]:
         metadata = older.metadata if older is not None else {}
@@ -417,9 +453,15 @@ class ModelHub:
 
     async def _is_current(self, file: _File, stored: BlobInfo, entry: FileEntry | None) -> bool:
         if entry is not None:
-            return _is_same(stored, entry)
+            counts = await self._counts(file, stored, entry)
+            if counts and not await self._is_same(stored, entry):
+                _logger.warning("%s is older than its hub's list, but the hub does not answer: it is used", file.url)
+            return counts
         if is_pinned(file.revision):
             return True
+        name = (file.model, file.revision)
+        if file.path == MANIFEST:
+            self._silent.add(name)
         try:
             response = await self._platform.request(
                 file.url, method="HEAD", headers=self._headers, timeout=HEAD_SECONDS
@@ -427,9 +469,30 @@ class ModelHub:
         except NetworkError:
             return True
         await response.close()
+        if file.path == MANIFEST and response.status == 200:
+            self._silent.discard(name)
         mine, theirs = _weakened(stored.metadata.get("etag")), _weakened(response.headers.get("etag"))
         # A hub that tells no ETag, or is in trouble, says nothing against the stored copy.
         return response.status != 200 or not theirs or mine == theirs
+
+    async def _counts(self, file: _File, stored: BlobInfo, entry: FileEntry) -> bool:
+        """Whether a stored file is the one of the list, or as good as it, since its hub does not answer."""
+        return await self._is_same(stored, entry) or not self._index.is_confirmed(file.model, file.revision)
+
+    async def _is_same(self, stored: BlobInfo, entry: FileEntry) -> bool:
+        if stored.size != entry.size:
+            return False
+        if entry.sha256:
+            return stored.sha256 == entry.sha256
+        git_oid = stored.metadata.get("gitOid")
+        # What was imported came without git's name. Of large files nobody works it out.
+        if entry.git_oid and not git_oid and stored.size <= _LARGEST_READ:
+            git_oid = git_oid_of(await self._platform.blobs.read(stored.key))
+            async with self._platform.lock(LOCK):
+                now = await self._platform.blobs.info(stored.key)
+                if now is not None and now.updated == stored.updated:
+                    await self._platform.blobs.update({stored.key: {**now.metadata, "gitOid": git_oid}})
+        return not (entry.git_oid and git_oid) or git_oid == entry.git_oid
 
     async def _ask_for_size(self, file: _File) -> tuple[bool, int | None]:
         """Whether the hub has a file, and its size."""
@@ -438,7 +501,11 @@ class ModelHub:
             return False, None
         try:
             response = await self._platform.request(
-                file.url, method="HEAD", headers=self._headers, stall_seconds=self._stall_seconds
+                file.url,
+                method="HEAD",
+                headers=self._headers,
+                timeout=HEAD_SECONDS if absent else None,
+                stall_seconds=self._stall_seconds,
             )
         except NetworkError:
             # Offline, what was absent at the last visit still is.
@@ -448,7 +515,7 @@ class ModelHub:
             await self._set_absent(file.key, True)
             return False, None
         if response.status != 200:
-            return True, None
+            return not absent, None
         linked = {**response.headers, **response.redirect_headers}.get("x-linked-size", "")
         if linked.isascii() and linked.isdigit() and len(linked) <= 15:
             return True, int(linked)
@@ -466,14 +533,6 @@ class ModelHub:
             if (key.path in paths) == absent:
                 return
             await self._platform.documents.put(name, sorted(paths ^ {key.path}))
-
-
-def _is_same(stored: BlobInfo, entry: FileEntry) -> bool:
-    if stored.size != entry.size:
-        return False
-    if entry.sha256:
-        return stored.sha256 == entry.sha256
-    return not entry.git_oid or stored.metadata.get("gitOid") == entry.git_oid
 
 
 def _weakened(etag: object) -> str:

@@ -6,6 +6,7 @@ the pointers that Git LFS leaves in place of large files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -48,6 +49,11 @@ class FileEntry:
     def content_id(self) -> str:
         """Names the bytes, as far as anything does; else empty."""
         return f"sha256:{self.sha256}" if self.sha256 else f"git:{self.git_oid}" if self.git_oid else ""
+
+
+def git_oid_of(data: bytes) -> str:
+    """SHA-1 by which git names a file of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def parse_manifest(data: bytes, url: str) -> Mapping[str, FileEntry]:

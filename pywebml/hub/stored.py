@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from pywebml.errors import OptionsError
 from pywebml.hub.listing import MANIFEST
-from pywebml.platform import BlobInfo, BlobKey, Platform
+from pywebml.platform import BlobInfo, BlobKey, BlobWriter, Platform
 
 KIND = "model"
 LOCK = "model-metadata"
@@ -212,26 +212,36 @@ class StoredModels:
                 field="selection",
                 value=None,
             )
-        return await self._end_uses(await self.files(selection), selection)
+        return await self._end_uses(selection.includes, selection)
 
-    async def delete_files(self, files: Collection[StoredFile]) -> int:
-        """Delete these files, whoever uses them; returns how many bytes they had."""
-        return await self._end_uses(files, Selection())
+    async def delete_unpinned(self, wanted: Callable[[StoredFile], bool]) -> int:
+        """Delete these files, whoever uses them, but none of a pinned model; returns how many bytes they had.
 
-    async def purge_revisions(self, model: str, keep: Collection[str], selection: Selection | None = None) -> int:
+        Args:
+            wanted: Which. Asked at the last moment, and of unfinished files too.
+        """
+        return await self._end_uses(wanted, Selection(), spare_pinned=True)
+
+    async def purge_revisions(
+        self, model: str, keep: Collection[str], selection: Selection | None = None, *, pinned: bool = False
+    ) -> int:
         """Delete a model's files of all revisions but some.
 
         Args:
             model: `organisation/name`.
             keep: Revisions that stay.
             selection: Restricts what is deleted; with a task, only what no other task uses goes.
+            pinned: Whether pinned revisions go too.
 
         Returns:
             How many bytes were freed.
         """
-        wanted = selection or Selection()
-        files = [file for file in await self.files(wanted) if file.model == model and file.revision not in keep]
-        return await self._end_uses(files, wanted)
+        chosen = selection or Selection()
+
+        def wanted(file: StoredFile) -> bool:
+            return file.model == model and file.revision not in keep and chosen.includes(file)
+
+        return await self._end_uses(wanted, chosen, spare_pinned=not pinned)
 
     async def pin(self, selection: Selection, pinned: bool = True) -> int:
         """Have the selected models stay, or no longer stay, when room is made; returns how many files that are."""
@@ -261,43 +271,70 @@ class StoredModels:
         """
         results = []
         for file in await self.files(selection):
-            ok = await self._platform.blobs.verify(file.key)
+            ok = await self.is_intact(file.key)
             if ok:
                 now = self._platform.now()
                 await self._annotate([file], lambda _file, now=now: {"verified": now})  # type: ignore[misc]
-            elif await self._platform.blobs.info(file.key) is not None:
-                await self._platform.blobs.delete([file.key])
             result = Verification(file, ok)
             on_checked(result)
             results.append(result)
         return results
 
-    async def _end_uses(self, files: Collection[StoredFile], ended: Selection) -> int:
-        gone: list[StoredFile] = []
-        kept: list[StoredFile] = []
-        for file in files:
-            remaining = [use for use in file.uses if not ended.includes_use(use)] if ended.by_use else []
-            (kept if remaining else gone).append(file)
-        await self._annotate(
-            kept, lambda file: {"uses": plain_uses([use for use in file.uses if not ended.includes_use(use)])}
-        )
-        gone += await self._lists_without_files({(file.key.owner, file.revision) for file in gone}, gone)
-        keys = [file.key for file in gone]
-        await self._platform.blobs.delete(keys)
-        await self._platform.blobs.drop_drafts(keys)
-        for owner, revision in {(key.owner, key.revision) for key in keys}:
-            for document in (absence_document(owner, revision), tree_document(owner, revision)):
-                await self._platform.documents.delete(document)
+    async def is_intact(self, key: BlobKey) -> bool:
+        """Whether a file is there and its bytes are those that were stored. If they are not, it is removed."""
+        blobs = self._platform.blobs
+        while (info := await blobs.info(key)) is not None:
+            if await blobs.verify(key):
+                return True
+            async with self._platform.lock(LOCK):
+                current = await blobs.info(key)
+                # What was put in its place meanwhile is looked at anew.
+                if current is None or (current.updated, current.sha256) == (info.updated, info.sha256):
+                    await blobs.delete([key])
+                    return False
+        return False
+
+    async def _end_uses(
+        self, wanted: Callable[[StoredFile], bool], ended: Selection, *, spare_pinned: bool = False
+    ) -> int:
+        """Delete files that nobody uses once some uses have ended. The lock: whoever notes a use meanwhile is heard."""
+        async with self._platform.lock(LOCK):
+            files = {info.key: (StoredFile.of(info), info) for info in await self._platform.blobs.list(KIND)}
+            stored = [file for file, _ in files.values()]
+            spared = {_place(file.key) for file in stored if file.pinned} if spare_pinned else set()
+            gone: list[StoredFile] = []
+            kept: dict[BlobKey, Mapping[str, Any]] = {}
+            for file, info in files.values():
+                if _place(file.key) in spared or not wanted(file):
+                    continue
+                remaining = [use for use in file.uses if not ended.includes_use(use)] if ended.by_use else []
+                if remaining:
+                    kept[file.key] = {**info.metadata, "uses": plain_uses(remaining)}
+                else:
+                    gone.append(file)
+            gone += _lists_without_files(stored, gone)
+            keys = {file.key for file in gone}
+            await self._platform.blobs.update(kept)
+            await self._platform.blobs.delete(keys)
+            await self._drop_drafts(wanted, keys, {_place(file.key) for file in stored if file.key not in keys})
+            for owner, revision in {_place(key) for key in keys}:
+                for document in (absence_document(owner, revision), tree_document(owner, revision)):
+                    await self._platform.documents.delete(document)
         return sum(file.size for file in gone)
 
-    async def _lists_without_files(
-        self, models: Collection[tuple[str, str]], gone: Collection[StoredFile]
-    ) -> list[StoredFile]:
-        """The manifests of models of which nothing else is left: nobody uses them for themselves."""
-        deleted = {file.key for file in gone}
-        left = [file for file in await self.files() if file.key not in deleted]
-        others = {(file.key.owner, file.revision) for file in left if file.path != MANIFEST}
-        return [file for file in left if (file.key.owner, file.revision) in {*models} - others]
+    async def _drop_drafts(
+        self, wanted: Callable[[StoredFile], bool], deleted: Collection[BlobKey], left: Collection[tuple[str, str]]
+    ) -> None:
+        """Drop what is unfinished of deleted files, and of models of which nothing is left."""
+        emptied = {_place(key) for key in deleted}
+        drafts = [
+            key
+            for key, size in await self._platform.blobs.drafts()
+            if key.kind == KIND
+            and _place(key) not in left
+            and (_place(key) in emptied or wanted(StoredFile.of(BlobInfo(key, size, "", 0.0))))
+        ]
+        await self._platform.blobs.drop_drafts([*deleted, *drafts])
 
     async def _annotate(self, files: Collection[StoredFile], change: Callable[[StoredFile], Mapping[str, Any]]) -> int:
         """Change the metadata of files. The lock: two tabs could else each undo what the other has written."""
@@ -310,6 +347,30 @@ class StoredModels:
                 {info.key: {**info.metadata, **change(StoredFile.of(info))} for info in infos}
             )
         return len(infos)
+
+
+async def commit_file(platform: Platform, key: BlobKey, writer: BlobWriter, metadata: Mapping[str, Any]) -> BlobInfo:
+    """Make a written file visible. If it takes the place of another, whether that is pinned, and its uses, stay as they
+    are at this moment; uses in `metadata` are added to them."""
+    async with platform.lock(LOCK):
+        older = await platform.blobs.info(key)
+        kept: dict[str, Any] = {}
+        if older is not None and key.kind == KIND:
+            uses = plain_uses([*uses_of(older.metadata), *uses_of(metadata)])
+            kept = {"pinned": older.metadata.get("pinned") is True, "uses": uses}
+        return await writer.commit({**metadata, **kept})
+
+
+def _place(key: BlobKey) -> tuple[str, str]:
+    return key.owner, key.revision
+
+
+def _lists_without_files(stored: Collection[StoredFile], gone: Collection[StoredFile]) -> list[StoredFile]:
+    """The manifests of models of which nothing else is left: nobody uses them for themselves."""
+    deleted = {file.key for file in gone}
+    left = [file for file in stored if file.key not in deleted]
+    others = {_place(file.key) for file in left if file.path != MANIFEST}
+    return [file for file in left if _place(file.key) in {_place(key) for key in deleted} - others]
 
 
 def absence_document(owner: str, revision: str) -> str:

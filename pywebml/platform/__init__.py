@@ -168,10 +168,15 @@ class BlobStore(Protocol):
         """
 
     async def draft(self, key: BlobKey) -> tuple[str, int] | None:
-        """Token, and bytes already there, of a suspended writer of this key; None when there is none."""
+        """Token, and bytes already there, of a writer of this key that is suspended, or at work perhaps elsewhere; None
+        when there is none."""
 
     async def drop_drafts(self, keys: Collection[BlobKey] | None = None) -> None:
         """Remove suspended writers, of these keys or (None) of all that nobody is writing."""
+
+    async def drafts(self) -> Sequence[tuple[BlobKey, int]]:
+        """Keys of all writers with a token that are suspended, or at work perhaps elsewhere, and the bytes that are
+        already there; those first that nobody has gone on with for the longest time."""
 
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """What is stored under this name, or None."""

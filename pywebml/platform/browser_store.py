@@ -88,6 +88,10 @@ class BrowserBlobStore:
         """See `BlobStore.drop_drafts`."""
         await crossing(self._bridge.dropDrafts(*([] if keys is None else [_js_keys(keys)])))
 
+    async def drafts(self) -> Sequence[tuple[BlobKey, int]]:
+        """See `BlobStore.drafts`."""
+        return [(BlobKey(*key), size) for key, size in json.loads(await crossing(self._bridge.drafts()))]
+
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """See `BlobStore.info`."""
         text = await crossing(self._bridge.info(js_key(key)))

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -359,6 +359,11 @@ class FileBlobStore:
                 self._storage.drafts.drop(stems)
 
         await self._storage.call(work)
+
+    async def drafts(self) -> Sequence[tuple[BlobKey, int]]:
+        """Keys and sizes of suspended writers."""
+        drafts = await self._storage.call(lambda: tuple(self._storage.drafts.all()))
+        return [(draft.key, draft.size) for draft in drafts if draft.size]
 
     async def info(self, key: BlobKey) -> BlobInfo | None:
         """What is stored under this name."""

@@ -130,8 +130,8 @@ class Drafts:
         return True
 
     def all(self) -> Iterator[Draft]:
-        """Every draft, also those that somebody is writing."""
-        for path in self.folder.glob("*.json"):
+        """Every draft, also those that somebody is writing, in the order in which they were last touched."""
+        for path in sorted(self.folder.glob("*.json"), key=_touched):
             draft = self.load(path.stem)
             if draft is not None:
                 yield draft
@@ -157,6 +157,14 @@ class Drafts:
                     self.remove(stem)
             finally:
                 lock.release()
+
+
+def _touched(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        # Somebody has removed it meanwhile.
+        return 0.0
 
 
 def _parse(text: str) -> Draft:

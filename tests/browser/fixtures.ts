@@ -65,10 +65,17 @@ export class Server {
     await fetch(`${this.url}/__reset__`, { method: "POST" });
   }
 
+  /** What was asked for since the last reset, with the `Range` header. */
+  async requests(): Promise<{ path: string; range: string }[]> {
+    const log = (await (await fetch(`${this.url}/__log__`)).json()) as {
+      requests: { path: string; range: string }[];
+    };
+    return log.requests.map(({ path, range }) => ({ path, range }));
+  }
+
   /** Paths asked for since the last reset. */
   async paths(): Promise<string[]> {
-    const log = (await (await fetch(`${this.url}/__log__`)).json()) as { requests: { path: string }[] };
-    return log.requests.map((request) => request.path);
+    return (await this.requests()).map(({ path }) => path);
   }
 }
 

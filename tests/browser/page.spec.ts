@@ -630,6 +630,7 @@ test("stored models are kept, verified, exported and imported from their rows", 
   await button("Delete").click();
   await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
   await expect(section).toContainText("None yet");
+  await expect(page.locator("#download-size")).toHaveText("23.3 MB to download.");
 
   await server.fault({ path: "/hub/*", kind: "drop" });
   await page.locator("#import-file-input").setInputFiles(archive);

@@ -110,9 +110,17 @@ test("two engines at once download a model once", async ({ scriptPage: page, ser
 
   expect(outcomes.map((outcome) => outcome.error)).toEqual([undefined, undefined]);
   const paths = await server.paths();
-  for (const file of ["config.json", "tokenizer.json", "onnx/model_quantized.onnx"]) {
+  for (const file of ["config.json", "tokenizer.json"]) {
     expect(paths.filter((path) => path === HUB_FILES + file)).toHaveLength(1);
   }
+  // In parts, each of them once.
+  const model = "onnx/model_quantized.onnx";
+  const parts = (await server.requests()).filter(({ path }) => path === HUB_FILES + model);
+  const ranges = parts.map(({ range }) => /^bytes=(\d+)-(\d+)$/.exec(range)?.slice(1).map(Number));
+  const sizes = ranges.map(([begin = Number.NaN, end = Number.NaN] = []) => end - begin + 1);
+  const stored = (await readIndexedDb(page)).files.find(({ key }) => key.at(-1) === model);
+  expect(new Set(ranges.map(String)).size).toBe(ranges.length);
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBe(stored?.size);
   expect(paths.filter((path) => path.endsWith(".wasm") && path.startsWith("/v1/"))).toHaveLength(1);
   const [one, two] = await Promise.all([run(page, "x", {}, "one"), run(page, "x", {}, "two")]);
   expect(one.data).toEqual(two.data);

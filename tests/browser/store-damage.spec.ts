@@ -249,6 +249,31 @@ test("a part of version 1 that lost bytes is a damaged file", async ({ bridgePag
   expect(errors[1]).toMatchObject({ name: "StoreError" });
 });
 
+for (const [what, size] of [
+  ["small", 1000],
+  ["large", 40 * MB],
+] as const) {
+  test(`a ${what} file that is replaced while it is verified is no damaged one`, async ({
+    bridgePage: page,
+  }) => {
+    await put(page, MODEL, size);
+    const answers = await page.evaluate(
+      async ([key, size]) => {
+        const writer = await bridge.openWriter(key);
+        await writer.write(pattern(5, size + 5));
+        await writer.finish();
+        // In the database one comes right after the other: the bytes are looked for in the file that is new.
+        const verified = bridge.verify(key);
+        await writer.commit("{}");
+        const never = bridge.verify(["model", "tests.example/org/name", "main", "never"]);
+        return [await verified, await never];
+      },
+      [MODEL, size] as const,
+    );
+    expect(answers).toEqual([true, false]);
+  });
+}
+
 test("parts that belong to nobody are removed at opening", async ({ bridgePage: page }) => {
   await put(page, MODEL, 1_000);
   await page.evaluate(() =>

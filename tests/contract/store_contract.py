@@ -588,6 +588,35 @@ async def drafts_are_dropped_by_name_or_all(platform: Platform) -> None:
     await platform.blobs.delete([names[0]])
 
 
+async def drafts_are_listed_those_first_that_nobody_has_touched_for_longest(platform: Platform) -> None:
+    for name in ("b", "a", "c"):
+        await suspend(platform, key(name), "t", name.encode() * 3)
+        # Longer than any file system takes for one moment.
+        await asyncio.sleep(0.02)
+    writer = await platform.blobs.open_writer(key("b"), "t")
+    await writer.write(b"more")
+    await writer.suspend()
+    await put(platform, key("whole"), b"whole")
+    nameless = await platform.blobs.open_writer(key("nameless"))
+    await nameless.write(b"nameless")
+    empty = await platform.blobs.open_writer(key("empty"), "t")
+    assert list(await platform.blobs.drafts()) == [(key("a"), 3), (key("c"), 3), (key("b"), 7)]
+    await nameless.abort()
+    await empty.abort()
+    await platform.blobs.drop_drafts()
+    assert list(await platform.blobs.drafts()) == []
+    await platform.blobs.delete([key("whole")])
+
+
+async def drafts_at_work_are_listed(platform: Platform) -> None:
+    writer = await start(platform, key("a"), "t", pattern(3_000_000))
+    [(name, size)] = await platform.blobs.drafts()
+    assert name == key("a")
+    assert 0 < size <= 3_000_000
+    await writer.abort()
+    assert list(await platform.blobs.drafts()) == []
+
+
 async def dropping_all_drafts_leaves_writers_alone(platform: Platform) -> None:
     data = pattern(5_000_000)
     writers = [await start(platform, key(f"writing{token}"), token, data[:3_000_000]) for token in ("", "t")]
@@ -799,6 +828,8 @@ CONTRACT: tuple[Callable[[Platform], Awaitable[None]], ...] = (
     hash_that_the_caller_knows_is_taken,
     cancelled_write_leaves_only_whole_bytes,
     drafts_are_dropped_by_name_or_all,
+    drafts_are_listed_those_first_that_nobody_has_touched_for_longest,
+    drafts_at_work_are_listed,
     dropping_all_drafts_leaves_writers_alone,
     usage_counts_drafts_apart,
     metadata_are_replaced_in_place,

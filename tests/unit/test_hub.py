@@ -164,6 +164,33 @@ async def test_branch_is_read_from_the_store_when_the_hub_does_not_answer(
     assert await hub.read_file(MODEL, "main", "config.json") == CONFIG.encode()
 
 
+async def test_update_that_broke_off_leaves_a_branch_with_a_manifest_usable_offline(
+    platform: Platform, server: FaultServer
+) -> None:
+    publish_manifest(server, {"config.json": CONFIG.encode(), "onnx/model.onnx": WEIGHTS})
+    first = again(platform, server, listing="manifest")
+    for path in ("config.json", "onnx/model.onnx"):
+        await first.get_file(MODEL, "main", path)
+    publish_manifest(server, {"config.json": b"{}", "onnx/model.onnx": WEIGHTS[::-1]})
+    server.fault("*.onnx", "status", 500)
+    with pytest.raises(DownloadError, match="500"):
+        await again(platform, server, listing="manifest").get_file(MODEL, "main", "onnx/model.onnx")
+
+    server.fault("*", "drop", method="*")
+    server.forget()
+    offline = again(platform, server, listing="manifest")
+    assert (await offline.file_status(MODEL, "main", "onnx/model.onnx")).stored
+    assert await offline.read_file(MODEL, "main", "onnx/model.onnx") == WEIGHTS
+    # What is not there at all cannot be had.
+    with pytest.raises(FileNotFoundOnHubError):
+        await offline.get_file(MODEL, "main", "tokenizer.json")
+
+    server.mend()
+    later = again(platform, server, listing="manifest")
+    assert not (await later.file_status(MODEL, "main", "onnx/model.onnx")).stored
+    assert await later.read_file(MODEL, "main", "onnx/model.onnx") == WEIGHTS[::-1]
+
+
 async def test_optional_file_that_was_absent_stays_so_offline(
     platform: Platform, server: FaultServer, hub: ModelHub
 ) -> None:

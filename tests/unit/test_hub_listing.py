@@ -148,7 +148,7 @@ JSON = st.recursive(
             inner,
         )
     ),
-    max_leaves=8,
+    max_leaves=6,
 )
 ENTRY = st.fixed_dictionaries(
     {},

@@ -269,6 +269,27 @@ async def test_model_that_is_denied_after_it_was_stored_is_refused_until_the_ent
     assert server.requests() == []
 
 
+@pytest.mark.parametrize(
+    "records",
+    [
+        lambda url: [deny(f"{url}/api/"), deny(f"{url}/{MODEL}/raw/")],
+        lambda url: [allow("https://hub.example/"), deny(f"{url}/api/"), deny(f"{url}/{MODEL}/raw/")],
+    ],
+)
+async def test_lists_and_pointers_that_are_denied_are_not_asked_for(
+    platform: Platform, server: FaultServer, records: Callable[[str], list[dict[str, str]]]
+) -> None:
+    files = TinyModel(manifest=False).files()
+    server.hugging_face(MODEL, REVISION, files)
+    policy = Switch()
+    policy.records = records(server.url)
+    hub = ModelHub(platform, server.url, "{model}/resolve/{revision}", policy=policy)
+    assert await hub.entries(MODEL, REVISION) is None
+    for path, data in files.items():
+        assert await platform.blobs.read(await hub.get_file(MODEL, REVISION, path)) == data
+    assert server.requests("/api/*") == server.requests("*/raw/*") == []
+
+
 async def test_denied_model_can_still_be_listed_and_deleted(platform: Platform, server: FaultServer) -> None:
     TinyModel().write(server.root / MODEL / REVISION)
     policy = Switch()

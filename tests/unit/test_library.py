@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +21,22 @@ from pywebml import (
     prefetch,
     stored_models,
 )
-from pywebml.errors import AbortError, DownloadError, ModelLoadError, OptionsError, TokenizerError
+from pywebml.errors import (
+    AbortError,
+    DownloadError,
+    FileNotFoundOnHubError,
+    ModelLoadError,
+    OptionsError,
+    QuotaExceededError,
+    StoreError,
+    StoreUnavailableError,
+    TokenizerError,
+)
 from pywebml.hub import Selection
+from pywebml.options import configure
+from pywebml.platform import BlobKey, BlobWriter
 from pywebml.platform.native import NativePlatform
+from pywebml.sources import model_hub, settings_client
 from tests.faults.server import FaultServer
 from tests.tiny_model import FILES, TinyModel
 
@@ -232,8 +246,11 @@ async def test_engine_whose_stored_file_was_damaged_loads_anyway(
     await prefetch(**TINY)
     DAMAGES[damage](stored_as(tmp_path, files[path]), files[path])
     server.forget()
-    async with await create_engine(**TINY) as engine:
+    events: list[ProgressEvent] = []
+    async with await create_engine(**TINY, on_progress=events.append) as engine:
         assert (await engine.run("cat")).shape == (1, 3, 8)
+    # One sequence, also when the damage shows only after everything was there.
+    check_totals(events)
     assert server.requests() == [f"GET /{FOLDER}/{path}"]
     assert all(result.ok for result in await (await stored_models()).verify())
 
@@ -256,12 +273,68 @@ async def test_file_that_is_damaged_between_its_check_and_its_use_is_fetched_aga
     assert server.requests() == [f"GET /{FOLDER}/{FILES['fp32']}"]
 
 
+async def test_damaged_file_that_cannot_be_fetched_again_ends_the_events(server: FaultServer, tmp_path: Path) -> None:
+    files = publish(server)
+    await prefetch(**TINY)
+    DAMAGES["overwritten"](stored_as(tmp_path, files["tokenizer.json"]), files["tokenizer.json"])
+    server.fault("*/tokenizer.json", "status", 404, method="*")
+    events: list[ProgressEvent] = []
+    with pytest.raises(FileNotFoundOnHubError):
+        await create_engine(**TINY, on_progress=events.append)
+    together = [event.status_text for event in events if event.type == "loading"]
+    assert (together.count("initiate"), together.count("done"), together[-1]) == (1, 1, "done")
+
+
+@pytest.mark.parametrize("error", [QuotaExceededError, StoreUnavailableError])
+async def test_error_that_says_nothing_about_stored_files_has_none_of_them_looked_at(
+    server: FaultServer, platform: NativePlatform, monkeypatch: pytest.MonkeyPatch, error: type[StoreError]
+) -> None:
+    publish(server)
+    looked_at: list[BlobKey] = []
+    opened: list[str] = []
+    open_writer = platform.blobs.open_writer
+
+    async def verify(key: BlobKey) -> bool:
+        looked_at.append(key)
+        return True
+
+    async def refuse(key: BlobKey, token: str = "") -> BlobWriter:
+        opened.append(key.path)
+        if key.path == FILES["fp32"]:
+            raise error("Not today.")
+        return await open_writer(key, token)
+
+    monkeypatch.setattr(platform.blobs, "verify", verify)
+    monkeypatch.setattr(platform.blobs, "open_writer", refuse)
+    events: list[ProgressEvent] = []
+    with pytest.raises(error, match="Not today"):
+        await create_engine(**TINY, on_progress=events.append)
+    check_totals(events, ok=False)
+    assert looked_at == []
+    assert opened.count(FILES["fp32"]) == 1
+
+
+async def test_hub_that_is_gone_no_longer_listens_to_the_settings(
+    server: FaultServer, platform: NativePlatform
+) -> None:
+    configuration = configure(settings_server=f"{server.url}/v1/")
+    settings = settings_client(platform, configuration)
+    assert settings is not None
+    hub = model_hub(platform, configuration)
+    assert len(settings._listeners) == 1
+    del hub
+    gc.collect()
+    assert settings._listeners == []
+
+
 async def test_model_that_is_broken_on_its_hub_is_not_fetched_twice(
     server: FaultServer, platform: NativePlatform
 ) -> None:
     publish(server, corrupt=True)
+    events: list[ProgressEvent] = []
     with pytest.raises(ModelLoadError):
-        await create_engine(**TINY)
+        await create_engine(**TINY, on_progress=events.append)
+    check_totals(events)
     assert server.requests(WEIGHTS) == [f"GET /{FOLDER}/{FILES['fp32']}"]
     assert len(await platform.blobs.list("model")) == 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pywebml import create_engine, stored_models
 from pywebml.errors import OptionsError
 from pywebml.hub import ModelHub, Selection, StoredFile, StoredModels, Verification
-from pywebml.hub.stored import absence_document, plain_uses, tree_document, uses_of
+from pywebml.hub.stored import LOCK, absence_document, commit_file, plain_uses, tree_document, uses_of
 from pywebml.platform import BlobInfo, BlobKey, Platform
 from pywebml.platform.native import NativePlatform
 from tests.faults.server import FaultServer
@@ -274,6 +275,136 @@ async def test_deleted_file_takes_what_a_broken_update_of_it_has_left(platform: 
     assert (await platform.blobs.usage()).drafts == 0
 
 
+async def suspend(
+    platform: Platform, path: str, *, hub: str = HUB, model: str = "org/name", revision: str = "main"
+) -> str:
+    """An unfinished download; returns how `unfinished` names it."""
+    writer = await platform.blobs.open_writer(BlobKey("model", f"{hub}{model}", revision, path), "token")
+    await writer.write(b"123")
+    await writer.suspend()
+    return f"{hub}{model}@{revision}/{path}"
+
+
+async def unfinished(platform: Platform) -> set[str]:
+    return {f"{key.owner}@{key.revision}/{key.path}" for key, _ in await platform.blobs.drafts()}
+
+
+async def test_deleted_model_takes_its_unfinished_files(platform: Platform, stored: StoredModels) -> None:
+    await put(platform, "config.json")
+    await suspend(platform, "weights")
+    others = {
+        await suspend(platform, "weights", revision="v1.0.0"),
+        await suspend(platform, "weights", model="org/other"),
+        await suspend(platform, "weights", hub=OTHER_HUB),
+    }
+    await stored.delete(Selection(hub=HUB, model="org/name", revision="main"))
+    assert await unfinished(platform) == others
+
+
+async def test_model_of_which_nothing_is_finished_can_be_deleted(platform: Platform, stored: StoredModels) -> None:
+    await suspend(platform, "weights")
+    await suspend(platform, "weights", revision="v1.0.0")
+    other = await suspend(platform, "weights", model="org/other")
+    assert await stored.delete(Selection(model="org/name")) == 0
+    assert await unfinished(platform) == {other}
+    await stored.delete(Selection(hub=HUB))
+    assert await unfinished(platform) == set()
+
+
+async def test_unfinished_files_stay_as_long_as_a_file_of_their_model_does(
+    platform: Platform, stored: StoredModels
+) -> None:
+    await put(platform, "a", uses=[[EMBED, None]])
+    await put(platform, "b", uses=[[FILL, None]])
+    draft = await suspend(platform, "c")
+    await suspend(platform, "a")
+    await stored.delete(Selection(task_name=EMBED))
+    assert await unfinished(platform) == {draft}
+    await stored.delete(Selection(task_name=FILL))
+    assert await unfinished(platform) == set()
+
+
+async def test_purged_revisions_take_their_unfinished_files(platform: Platform, stored: StoredModels) -> None:
+    await put(platform, "a", revision="v1.0.0")
+    await suspend(platform, "b", revision="v1.0.0")
+    await suspend(platform, "b", revision="v2.0.0")
+    draft = await suspend(platform, "b", revision="v3.0.0")
+    await stored.purge_revisions("org/name", {"v3.0.0"})
+    assert await unfinished(platform) == {draft}
+
+
+async def test_use_that_is_noted_before_a_deletion_gets_its_turn_counts(
+    platform: Platform, stored: StoredModels
+) -> None:
+    key = await put(platform, "a", uses=[[EMBED, "one"]])
+    async with platform.lock(LOCK):
+        deleting = asyncio.ensure_future(stored.delete(Selection(engine_id="one")))
+        # As another tab does that has the lock; the deletion has had time to look at the files.
+        for _ in range(5):
+            await platform.blobs.list("model")
+        await platform.blobs.update({key: {"model": "org/name", "uses": [[EMBED, "one"], [FILL, "two"]]}})
+    assert await deleting == 0
+    [file] = await stored.files()
+    assert file.uses == ((FILL, "two"),)
+
+
+async def test_purge_spares_pinned_revisions(platform: Platform, stored: StoredModels) -> None:
+    await put(platform, "a", revision="v1.0.0", pinned=True, uses=[[EMBED, None]])
+    # What came after the pin was set belongs to the pinned model too.
+    await put(platform, "b", revision="v1.0.0", uses=[[EMBED, None]])
+    await put(platform, "a", revision="v2.0.0", uses=[[EMBED, None]])
+    await put(platform, "a", revision="v3.0.0")
+    assert await stored.purge_revisions("org/name", {"v3.0.0"}, Selection(task_name=EMBED)) == 10
+    assert [model.revision for model in await stored.models()] == ["v1.0.0", "v3.0.0"]
+    assert await stored.purge_revisions("org/name", {"v3.0.0"}, pinned=True) == 20
+    assert [model.revision for model in await stored.models()] == ["v3.0.0"]
+
+
+async def rewrite(platform: Platform, key: BlobKey, **metadata: Any) -> None:
+    writer = await platform.blobs.open_writer(key)
+    await writer.write(b"newer")
+    await writer.finish()
+    await commit_file(platform, key, writer, {"model": "org/name", **metadata})
+
+
+async def test_new_file_keeps_the_pin_and_the_uses_of_the_one_before(platform: Platform, stored: StoredModels) -> None:
+    key = BlobKey("model", f"{HUB}org/name", "main", "a")
+    await rewrite(platform, key, uses=[[EMBED, None]], pinned=False)
+    [file] = await stored.files()
+    assert (file.pinned, file.uses) == (False, ((EMBED, None),))
+    # While the next one is being downloaded, with what was known of the file at its beginning:
+    await stored.pin(Selection(model="org/name"))
+    await stored.note_use([key], FILL, "two")
+    await rewrite(platform, key, uses=[[EMBED, None], [EMBED, "one"]], pinned=False)
+    [file] = await stored.files()
+    assert (file.pinned, file.uses) == (True, ((EMBED, None), (FILL, "two"), (EMBED, "one")))
+    await stored.pin(Selection(model="org/name"), False)
+    await rewrite(platform, key, pinned=True)
+    [file] = await stored.files()
+    assert (file.pinned, len(file.uses)) == (False, 3)
+
+
+async def test_new_file_waits_for_whoever_changes_what_is_known_of_the_one_before(platform: Platform) -> None:
+    key = await put(platform, "a")
+    async with platform.lock(LOCK):
+        writing = asyncio.ensure_future(rewrite(platform, key))
+        for _ in range(5):
+            await platform.blobs.list("model")
+        await platform.blobs.update({key: {"model": "org/name", "pinned": True}})
+    await writing
+    [file] = await StoredModels(platform).files()
+    assert (file.pinned, file.size) == (True, 5)
+
+
+async def test_attachments_are_committed_without_anything_of_models(platform: Platform) -> None:
+    key = BlobKey("attachment", "host/main/ml-onnx-runtime", "id", "a.wasm")
+    await rewrite(platform, key)
+    await rewrite(platform, key)
+    info = await platform.blobs.info(key)
+    assert info is not None
+    assert info.metadata == {"model": "org/name"}
+
+
 async def test_purge_deletes_all_revisions_but_some(platform: Platform, stored: StoredModels) -> None:
     await fill(platform)
     await put(platform, "a", revision="v2.0.0", uses=[[EMBED, None]])
@@ -363,6 +494,23 @@ async def test_verify_tells_good_from_damaged_and_removes_the_damaged(
     assert seen == results
     [left] = await stored.files()
     assert (left.key, left.verified, left.uses) == (good, 9.0, ((EMBED, None),))
+
+
+async def test_file_that_takes_the_place_of_a_damaged_one_while_that_is_looked_at_stays(
+    platform: Platform, stored: StoredModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await put(platform, "a")
+    verify, answers = platform.blobs.verify, [False]
+
+    async def replaced_meanwhile(name: BlobKey) -> bool:
+        if not answers:
+            return await verify(name)
+        await rewrite(platform, key)
+        return answers.pop()
+
+    monkeypatch.setattr(platform.blobs, "verify", replaced_meanwhile)
+    assert [result.ok for result in await stored.verify()] == [True]
+    assert await platform.blobs.read(key) == b"newer"
 
 
 async def test_verify_looks_at_what_is_selected_alone(platform: Platform, stored: StoredModels, tmp_path: Path) -> None:

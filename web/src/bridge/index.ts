@@ -49,6 +49,7 @@ export function createBridge(options: BridgeOptions) {
     draft: async (key: BlobKey): Promise<string> => toText(await (await store()).draft(key)),
     dropDrafts: async (keys?: BlobKey[] | null): Promise<void> =>
       (await store()).dropDrafts(keys ?? undefined),
+    drafts: async (): Promise<string> => toText(await (await store()).drafts()),
     info: async (key: BlobKey): Promise<string> => toText(await (await store()).info(key)),
     list: async (kind: string): Promise<string> => toText(await (await store()).list(kind)),
     read: async (key: BlobKey): Promise<Uint8Array> => (await store()).read(key),

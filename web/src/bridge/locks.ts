@@ -45,16 +45,6 @@ export async function takeLock(name: string, options: Options): Promise<Lock | u
   });
 }
 
-/** The names that somebody has now, anywhere in this origin. */
-export async function heldLocks(): Promise<Set<string>> {
-  const manager = lockManager();
-  if (manager === undefined) {
-    return new Set(queues.keys());
-  }
-  const { held } = await manager.query();
-  return new Set(held?.map((lock) => lock.name ?? ""));
-}
-
 /** Whether holders in other tabs are seen. */
 export function seesOthers(): boolean {
   return lockManager() !== undefined;

@@ -2,7 +2,7 @@
 
 import type { BlobKey } from "../protocol.ts";
 import { toHex } from "./hashing.ts";
-import { heldLocks, type Lock, seesOthers, takeLock } from "./locks.ts";
+import { type Lock, seesOthers, takeLock } from "./locks.ts";
 import type { StoreDatabase } from "./store-database.ts";
 import { Draft, dropWrite } from "./store-draft.ts";
 import { label } from "./store-errors.ts";
@@ -46,10 +46,9 @@ export class Drafts {
     return writer ?? this.#start(key, token);
   }
 
-  /** Token and bytes of the latest suspended writer. */
+  /** Token and bytes of the latest writer: a suspended one, or one at work, perhaps in another tab. */
   async find(key: BlobKey): Promise<[token: string, size: number] | undefined> {
-    const held = await heldLocks();
-    const write = (await this.#suspended([key])).find(({ blob }) => !held.has(lockName(blob)));
+    const [write] = await this.#suspended([key]);
     const size = write === undefined ? 0 : await this.#sizeOf([write]);
     return write !== undefined && size > 0 ? [write.record.token, size] : undefined;
   }
@@ -59,6 +58,14 @@ export class Drafts {
     for (const { blob } of await this.#suspended(keys)) {
       await this.#dropUnheld(blob);
     }
+  }
+
+  /** Keys and bytes of all files that can be gone on with, or are at work, the oldest first. */
+  async list(): Promise<[key: BlobKey, size: number][]> {
+    const writes = (await this.#suspended(undefined)).reverse();
+    const sizes = await this.#sizes(writes);
+    const drafts = writes.map(({ record }, index): [BlobKey, number] => [record.key, sizes[index] ?? 0]);
+    return drafts.filter(([, size]) => size > 0);
   }
 
   /** Bytes of all files that can be gone on with. */
@@ -165,11 +172,15 @@ export class Drafts {
   }
 
   async #sizeOf(writes: Write[]): Promise<number> {
+    return (await this.#sizes(writes)).reduce((sum, size) => sum + size, 0);
+  }
+
+  async #sizes(writes: Write[]): Promise<number[]> {
     return this.#database.transact(["parts"], "readonly", "unfinished files", async (tx) => {
       const keys = await Promise.all(
         writes.map(({ blob }) => tx.objectStore("parts").getAllKeys(partsOf(blob))),
       );
-      return keys.reduce((sum, keys) => sum + sizeOf(toPieces(keys)), 0);
+      return keys.map((keys) => sizeOf(toPieces(keys)));
     });
   }
 

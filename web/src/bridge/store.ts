@@ -96,6 +96,11 @@ export class Store {
     await this.#drafts.drop(keys);
   }
 
+  /** Keys and bytes of suspended writers, and of those at work, the oldest first. */
+  async drafts(): Promise<[key: BlobKey, size: number][]> {
+    return this.#drafts.list();
+  }
+
   async info(key: BlobKey): Promise<FileRecord | undefined> {
     checkKey(key);
     const [record, keys] = await this.#database.transact(
@@ -171,18 +176,16 @@ export class Store {
 
   /** Whether the bytes are all there and still have the SHA-256 they were stored with. */
   async verify(key: BlobKey): Promise<boolean> {
-    const record = await this.info(key);
-    if (record === undefined) {
-      return false;
-    }
-    try {
-      return (await this.#hash(record)) === record.sha256;
-    } catch (error) {
-      if (error instanceof NamedError && ["DamagedFileError", "StoreError"].includes(error.name)) {
-        return false;
+    for (let record = await this.info(key); record !== undefined; ) {
+      const intact = await this.#isIntact(record);
+      const current = await this.info(key);
+      // A file that was replaced in between is looked at anew: its bytes were not those of the record.
+      if (intact || current !== undefined) {
+        return intact;
       }
-      throw error;
+      record = current;
     }
+    return false;
   }
 
   /** Replaces the metadata of files in one step; names that do not exist are passed over. */
@@ -251,6 +254,17 @@ export class Store {
       return storage.persist();
     }
     return (await storage?.persisted?.()) ?? false;
+  }
+
+  async #isIntact(record: FileRecord): Promise<boolean> {
+    try {
+      return (await this.#hash(record)) === record.sha256;
+    } catch (error) {
+      if (error instanceof NamedError && ["DamagedFileError", "StoreError"].includes(error.name)) {
+        return false;
+      }
+      throw error;
+    }
   }
 
   async #hash(record: FileRecord): Promise<string> {
