@@ -11,11 +11,12 @@ from pywebml.library import is_cached, plan, prefetch, stored_models
 from pywebml.options import Configuration, PipelineOptions, configure
 from pywebml.pipelines import AutoTokenizer, Pipeline, pipeline
 from pywebml.planning import Plan
-from pywebml.platform import get_platform
+from pywebml.platform import StoreUsage, get_platform
 from pywebml.progress import ProgressEvent
 from pywebml.settings import RemoteSettings
 from pywebml.tasks import TaskContext, task
 from pywebml.tokenization import Tokenizer
+from pywebml.transfer import export_models, import_models, persist_storage, storage_usage
 from pywebml.version import __version__ as __version__
 
 __all__ = [
@@ -32,18 +33,23 @@ __all__ = [
     "RemoteSettings",
     "RunMetrics",
     "Selection",
+    "StoreUsage",
     "StoredModels",
     "TaskContext",
     "Tokenizer",
     "configure",
     "create_engine",
+    "export_models",
     "get_engine",
     "get_platform",
+    "import_models",
     "is_cached",
     "list_engines",
+    "persist_storage",
     "pipeline",
     "plan",
     "prefetch",
+    "storage_usage",
     "stored_models",
     "task",
 ]

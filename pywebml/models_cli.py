@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 from pywebml.errors import OptionsError, StoreError
 from pywebml.hub import Selection, StoredModels, Verification
-from pywebml.hub.archive import export_models, import_models
 from pywebml.library import plan, prefetch, stored_models
 from pywebml.options import MODEL_HUBS, PipelineOptions, configure, get_configuration
 from pywebml.planning import Plan
 from pywebml.platform import get_platform
-from pywebml.progress import ProgressEvent, TransferProgress
+from pywebml.progress import ProgressEvent
 from pywebml.sources import hub_address
+from pywebml.transfer import export_models, import_models, storage_usage
 
 Result = TypeVar("Result")
 
@@ -201,7 +201,7 @@ async def _files(arguments: argparse.Namespace) -> None:
 
 
 async def _usage(arguments: argparse.Namespace) -> None:
-    usage = await (await get_platform()).blobs.usage()
+    usage = await storage_usage()
     available = "unknown" if usage.available is None else _size(usage.available)
     _print_table(
         ("", ">"),
@@ -279,31 +279,16 @@ async def _freed(
 
 
 async def _export(arguments: argparse.Namespace) -> None:
-    platform, selection = await get_platform(), await _selection(arguments)
-    archive = arguments.target.suffix.lower() == ".tar"
-    size = sum(model.size for model in await StoredModels(platform).models(selection))
+    selection = await _selection(arguments)
+    size = sum(model.size for model in await (await stored_models()).models(selection))
     line = ProgressLine(f"Writing {_size(size)} to {arguments.target}")
-    await line.during(export_models(platform, selection, arguments.target, archive=archive))
+    await line.during(export_models(selection, target=arguments.target))
     print(f"Wrote {_size(size)} to {arguments.target}.")
 
 
 async def _import(arguments: argparse.Namespace) -> None:
-    platform, configuration = await get_platform(), get_configuration()
     line = ProgressLine(f"Reading {arguments.source}")
-
-    def start_progress(model: str, revision: str, path: str, url: str) -> TransferProgress:
-        metadata = {"model": model, "revision": revision, "file": path, "url": url, "taskName": None}
-        return TransferProgress(line.on_event, "importing", url, metadata)
-
-    imported = await line.during(
-        import_models(
-            platform,
-            hub_address(platform, configuration, _hub_options(arguments)),
-            arguments.source,
-            limit=configuration.max_cache_bytes,
-            start_progress=start_progress,
-        )
-    )
+    imported = await line.during(import_models(arguments.source, _hub_options(arguments), on_progress=line.on_event))
     for model, revision in imported:
         print(f"Imported {model} ({revision}).")
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from pywebml.errors import OptionsError
 
@@ -113,6 +114,13 @@ def _dtype(field: str, value: Any) -> None:
         _one_of(DTYPES)(field, value)
 
 
+def _is_origin(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and _ORIGIN.fullmatch(value) is not None and urlsplit(value).port != 0
+    except ValueError:
+        return False
+
+
 def _access_tokens(field: str, value: Any) -> None:
     # The refused value is not repeated: it may be a secret.
     if not isinstance(value, Mapping):
@@ -120,7 +128,7 @@ def _access_tokens(field: str, value: Any) -> None:
             f"Option {field} is not valid: give an object from origin to token.", field=field, value=None
         )
     for origin, token in value.items():
-        if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin):
+        if not _is_origin(origin):
             raise OptionsError(
                 f"Option {field} is not valid: one of its names is no origin. Give names like "
                 "'https://huggingface.co', with no path.",

@@ -9,15 +9,13 @@ from typing import Any
 
 from pywebml.errors import OptionsError
 from pywebml.hub import ModelInfo, Selection, StoredFile, Verification
-from pywebml.hub.archive import export_models, import_models
 from pywebml.library import is_cached, plan, prefetch, stored_models
 from pywebml.options import PipelineOptions, get_configuration
 from pywebml.planning import Plan
 from pywebml.platform import get_platform
 from pywebml.platform.rpc import Call
 from pywebml.platform.rpc_values import Handed
-from pywebml.progress import TransferProgress
-from pywebml.sources import hub_address
+from pywebml.transfer import export_models, import_models, storage_usage
 from pywebml.worker_params import Params, boolean_param, list_param, object_param, optional_text_param, text_param
 
 # In JavaScript's names, which are those of an engine's options too.
@@ -62,7 +60,7 @@ async def _verify(params: Params, caller: Call) -> list[dict[str, Any]]:
 
 
 async def _usage(_params: Params, _call: Call) -> dict[str, Any]:
-    usage = await (await get_platform()).blobs.usage()
+    usage = await storage_usage()
     allowed = 0 if usage.available is None else usage.files + usage.drafts + usage.available
     return {
         "used": usage.files,
@@ -92,24 +90,12 @@ async def _prefetch(params: Params, caller: Call) -> dict[str, Any]:
 async def _export(params: Params, _call: Call) -> Any:
     target = params.get("target")
     archive = text_param(params, "kind") == "archive"
-    result = await export_models(await get_platform(), _selection(params), target, archive=archive)
+    result = await export_models(_selection(params), target=target, archive=archive)
     return None if result is None else Handed(result)
 
 
 async def _import(params: Params, caller: Call) -> list[dict[str, Any]]:
-    platform, configuration = await get_platform(), get_configuration()
-
-    def start_progress(model: str, revision: str, path: str, url: str) -> TransferProgress:
-        metadata = {"model": model, "revision": revision, "file": path, "url": url, "taskName": None}
-        return TransferProgress(caller.progress, "importing", url, metadata)
-
-    imported = await import_models(
-        platform,
-        hub_address(platform, configuration, PipelineOptions()),
-        params.get("source"),
-        limit=configuration.max_cache_bytes,
-        start_progress=start_progress,
-    )
+    imported = await import_models(params.get("source"), on_progress=caller.progress)
     return [{"model": model, "revision": revision} for model, revision in imported]
 
 

@@ -5,6 +5,9 @@
     org/name/v1.0.0/onnx/model_quantized.onnx
 
 Tar (POSIX pax), since a tar of stored files is made, and read, without looking at their bytes.
+
+Where a model was stored without a `manifest.json`, one with `"complete": false` is made: what is imported is checked by
+it, but it is not stored, since the hub may have more files than were exported.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -116,6 +119,7 @@ async def import_models(
     source: Any,
     *,
     limit: int | None = None,
+    check_allowed: Callable[[str], Awaitable[None]] | None = None,
     start_progress: Callable[[str, str, str, str], TransferProgress],
 ) -> list[tuple[str, str]]:
     """Read models from a folder or an archive into the store, as if they came from a hub.
@@ -128,12 +132,14 @@ async def import_models(
         address: Of the hub that they are of from now on.
         source: See `Platform.outside_files`.
         limit: See `make_room`; models that are pinned or in use stay.
+        check_allowed: Raises `ForbiddenURLError` for an address that may not be used.
         start_progress: Makes the counter for a file from model, revision, path and URL.
 
     Returns:
         Model and revision of what was imported.
 
     Raises:
+        ForbiddenURLError: A model may not be used. Nothing was imported.
         ArchiveError: It is no folder or archive of models, or not whole.
         IntegrityError: A file is not what its manifest says. Files before it are imported, this one is not.
         StoreError: There is no room, or the store cannot be used.
@@ -144,6 +150,9 @@ async def import_models(
         for model in models
         for path, member in model.members.items()
     }
+    if check_allowed is not None:
+        for key, (model, _) in files.items():
+            await check_allowed(address.file_url(model.model, model.revision, key.path))
     names = {(address.owner_prefix, model.model, model.revision) for model in models}
     sizes = {key: member.size for key, (_, member) in files.items()}
     with in_use(platform, names):
@@ -208,7 +217,7 @@ def _by_folder(files: Sequence[StoredFile]) -> dict[str, list[StoredFile]]:
 
 def _manifest(files: Sequence[StoredFile]) -> bytes:
     entries = {file.path: {"size": file.size, "sha256": file.sha256} for file in files}
-    return json.dumps({"files": entries}, indent=2, ensure_ascii=False).encode()
+    return json.dumps({"complete": False, "files": entries}, indent=2, ensure_ascii=False).encode()
 
 
 async def _members(files: Sequence[OutsideFile]) -> list[Member]:
@@ -226,9 +235,8 @@ async def read_tar(source: OutsideFile) -> list[Member]:
     """
     members: list[Member] = []
     position, extended = 0, dict[str, str]()
-    while True:
-        if len(members) > _MOST_ENTRIES:
-            raise _wrong(source.path, f"it has more than {_MOST_ENTRIES} entries")
+    # The end mark is one more.
+    for _ in range(_MOST_ENTRIES + 1):
         block = await source.read(position, min(position + _BLOCK, source.size))
         if len(block) < _BLOCK:
             raise _wrong(source.path, f"it ends at byte {source.size}, before its end mark")
@@ -255,6 +263,7 @@ async def read_tar(source: OutsideFile) -> list[Member]:
             members.append(Member(_checked(source.path, path), source, begin, size))
         elif info.type not in _PASSED_OVER:
             raise _wrong(source.path, f"{path!r} in it is neither a file nor a folder")
+    raise _wrong(source.path, f"it has more than {_MOST_ENTRIES} entries")
 
 
 def _checked(archive: str, path: str) -> str:
@@ -316,10 +325,16 @@ async def _incoming(root: str, members: Mapping[str, Member]) -> _Incoming:
     *names, folder = root.split("/")
     try:
         model, revision = check_model_id("/".join(names[-2:])), check_revision(unquote(folder))
-        entries = None
+        entries, complete = None, True
         if MANIFEST in members:
-            entries = parse_manifest(await members[MANIFEST].read(_LARGEST_MANIFEST), f"{root}/{MANIFEST}")
-        wanted = {path: member for path, member in members.items() if _is_wanted(path, entries)}
+            data = await members[MANIFEST].read(_LARGEST_MANIFEST)
+            entries, complete = (
+                parse_manifest(data, f"{root}/{MANIFEST}"),
+                json.loads(data).get("complete") is not False,
+            )
+        wanted = {path: member for path, member in members.items() if entries is None or path in entries}
+        if MANIFEST in members and complete:
+            wanted[MANIFEST] = members[MANIFEST]
         for path in wanted:
             check_path(path)
     except (OptionsError, IntegrityError) as error:
@@ -328,10 +343,6 @@ async def _incoming(root: str, members: Mapping[str, Member]) -> _Incoming:
         if entries is not None and path != MANIFEST and member.size != entries[path].size:
             raise _wrong(member.path, f"it has {member.size} bytes, but its {MANIFEST} says {entries[path].size}")
     return _Incoming(model, revision, wanted, entries)
-
-
-def _is_wanted(path: str, entries: Mapping[str, FileEntry] | None) -> bool:
-    return entries is None or path == MANIFEST or path in entries
 
 
 def _wrong(path: str, what: str) -> ArchiveError:

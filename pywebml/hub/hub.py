@@ -128,7 +128,7 @@ class ModelHub:
         self._stall_seconds = stall_seconds
         self._headers = {"authorization": f"Bearer {access_token}"} if access_token else {}
         self._index = HubIndex(
-            platform, self.address, self._headers, self._get_manifest, self._check_url, stall_seconds
+            platform, self.address, self._headers, self._get_manifest, self.check_allowed, stall_seconds
         )
         # Models whose stored manifest the hub did not speak about when it was last asked.
         self._silent: set[tuple[str, str]] = set()
@@ -197,7 +197,7 @@ class ModelHub:
             StoreError: There is no room, or the store cannot be used.
         """
         file = self._file(model, revision, path, task_name=task_name, engine_id=engine_id, required=required)
-        await self._check_allowed(file)
+        await self.check_allowed(file.url)
         return await self._transfers.do((file.key, required), lambda emit: self._obtain(file, emit), on_progress)
 
     async def read_file(
@@ -225,7 +225,7 @@ class ModelHub:
             StoreError: It is not there.
         """
         file = self._file(model, revision, path)
-        await self._check_allowed(file)
+        await self.check_allowed(file.url)
         return await self._read(file.key)
 
     async def _read(self, key: BlobKey) -> bytes:
@@ -243,7 +243,7 @@ class ModelHub:
     async def has_file(self, model: str, revision: str | None, path: str) -> bool:
         """Whether a file is stored, whole. Makes no request. Raises `ForbiddenURLError` too."""
         file = self._file(model, revision, path)
-        await self._check_allowed(file)
+        await self.check_allowed(file.url)
         return await self._platform.blobs.info(file.key) is not None
 
     async def file_status(self, model: str, revision: str | None, path: str) -> FileStatus:
@@ -257,7 +257,7 @@ class ModelHub:
         """
         # Not required: for a status, what was absent from a pinned revision is absent.
         file = self._file(model, revision, path, required=False)
-        await self._check_allowed(file)
+        await self.check_allowed(file.url)
         stored = await self._platform.blobs.info(file.key)
         entries = await self._entries(file, stored)
         entry = entries.get(file.path) if entries is not None else None
@@ -280,8 +280,13 @@ class ModelHub:
             DownloadError: The hub could not be reached.
             IntegrityError: The manifest is not one.
         """
-        await self._check_allowed(self._file(model, revision, MANIFEST))
+        await self.check_allowed(self._file(model, revision, MANIFEST).url)
         return await self._index.entries(model, self._revision(revision))
+
+    async def check_allowed(self, url: str) -> None:
+        """Raises `ForbiddenURLError` for an address that the allow and deny list does not let through."""
+        if self._policy is not None:
+            (await self._policy()).check(url)
 
     async def list_models(self) -> list[ModelInfo]:
         """The stored models of this hub, ordered by model and revision."""
@@ -323,13 +328,6 @@ class ModelHub:
             key=BlobKey(KIND, self.address.owner(model), check_revision(chosen), check_path(path)),
             **options,
         )
-
-    async def _check_allowed(self, file: _File) -> None:
-        await self._check_url(file.url)
-
-    async def _check_url(self, url: str) -> None:
-        if self._policy is not None:
-            (await self._policy()).check(url)
 
     async def _entries(self, file: _File, stored: BlobInfo | None) -> Mapping[str, FileEntry] | None:
         if file.path == MANIFEST:

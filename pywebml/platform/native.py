@@ -45,9 +45,10 @@ def _network_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise NetworkError(f"{url} did not answer in time ({type(error).__name__}).") from error
+        raise NetworkError(f"{url} did not answer in time ({type(error).__name__})") from error
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ssl.SSLError, OSError) as error:
-        raise NetworkError(f"{url}: {error or type(error).__name__}") from error
+        # Callers go on after it.
+        raise NetworkError(f"{url}: {str(error).removesuffix('.') or type(error).__name__}") from error
 
 
 class NativeResponse:
@@ -69,7 +70,7 @@ class NativeResponse:
                 async for piece in self._response.aiter_bytes():
                     body += piece
                     if len(body) > limit:
-                        raise NetworkError(f"{self.url} answered more than the {limit} bytes allowed here.")
+                        raise NetworkError(f"{self.url} answered more than the {limit} bytes allowed here")
         finally:
             await self.close()
         return bytes(body)
@@ -103,7 +104,7 @@ class NativeResponse:
                     taken += len(fitting)
                     on_bytes(len(fitting))
                 if len(fitting) < len(piece):
-                    raise NetworkError(f"{self.url} answered more than the {limit} bytes allowed here.")
+                    raise NetworkError(f"{self.url} answered more than the {limit} bytes allowed here")
         finally:
             await self.close()
 
@@ -217,7 +218,7 @@ async def _follow(client: httpx.AsyncClient, request: httpx.Request) -> tuple[ht
         if _origin(request.url) != first:
             request.headers.pop("authorization", None)
         await response.aclose()
-    raise NetworkError(f"{request.url}: more than {_MOST_REDIRECTS} redirects.")
+    raise NetworkError(f"{request.url}: more than {_MOST_REDIRECTS} redirects")
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -609,10 +609,10 @@ async def drafts_are_listed_those_first_that_nobody_has_touched_for_longest(plat
 
 
 async def drafts_at_work_are_listed(platform: Platform) -> None:
-    writer = await start(platform, key("a"), "t", pattern(3_000_000))
+    writer = await start(platform, key("a"), "t", pattern(9_000_000))
     [(name, size)] = await platform.blobs.drafts()
     assert name == key("a")
-    assert 0 < size <= 3_000_000
+    assert 0 < size <= 9_000_000
     await writer.abort()
     assert list(await platform.blobs.drafts()) == []
 

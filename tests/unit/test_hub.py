@@ -342,6 +342,7 @@ async def test_fault_is_named_leaves_nothing_and_the_next_try_succeeds(
         await hub.get_file(MODEL, "main", "onnx/model.onnx", on_progress=events.append)
     assert caught.value.details["url"] == f"{server.url}/org/name/main/onnx/model.onnx"
     assert f"{server.url}/org/name/main/onnx/model.onnx" in str(caught.value)
+    assert ".." not in str(caught.value)
     assert (events[-1].status_text, events[-1].ok) == ("done", False)
     assert await stored(platform) == []
     server.mend()

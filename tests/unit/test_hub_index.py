@@ -213,9 +213,10 @@ async def test_pinned_revision_whose_tree_could_not_be_had_is_not_asked_for_it_e
     server.forget()
     server.fault("*", "stall", method="*")
     later = visit(platform, server, stall_seconds=600)
-    await _get_all(later, "v1.2.0")
-    assert (await later.file_status(MODEL, "v1.2.0", "onnx/model.onnx")).stored
-    assert not (await later.file_status(MODEL, "v1.2.0", "generation_config.json")).exists
+    async with asyncio.timeout(30):
+        await _get_all(later, "v1.2.0")
+        assert (await later.file_status(MODEL, "v1.2.0", "onnx/model.onnx")).stored
+        assert not (await later.file_status(MODEL, "v1.2.0", "generation_config.json")).exists
     assert server.requests() == []
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"planning"},
     {"loading"},
     {"engine"},
-    {"library", "worker_params"},
+    {"library", "transfer", "worker_params"},
     {"worker_models"},
     {"pipelines", "worker", "prepare", "models_cli"},
     {"cli"},

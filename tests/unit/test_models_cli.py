@@ -316,7 +316,7 @@ def test_imported_model_is_of_the_named_hub(terminal: Terminal, tmp_path: Path) 
 
 
 def test_errors_are_one_line(terminal: Terminal, tmp_path: Path) -> None:
-    assert "no such stored models" in terminal.refuses("export", tmp_path / "out")
+    assert "nothing to export" in terminal.refuses("export", tmp_path / "out")
     assert "cannot be read" in terminal.refuses("import", tmp_path / "absent", *terminal.hub)
     (tmp_path / "empty").mkdir()
     assert "There is no model" in terminal.refuses("import", tmp_path / "empty", *terminal.hub)

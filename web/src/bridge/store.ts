@@ -180,7 +180,7 @@ export class Store {
       const intact = await this.#isIntact(record);
       const current = await this.info(key);
       // A file that was replaced in between is looked at anew: its bytes were not those of the record.
-      if (intact || current !== undefined) {
+      if (intact || current?.blob === record.blob) {
         return intact;
       }
       record = current;
