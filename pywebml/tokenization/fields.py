@@ -142,6 +142,10 @@ class Fields:
             raise wrong_type(self.place_of(name), "an integer that is not negative", value)
         return value
 
+    def optional_string(self, name: str) -> str | None:
+        """A string; None when it is null or missing."""
+        return self.string(name) if self.has(name) else None
+
     def child(self, name: str) -> Fields:
         """An object."""
         return Fields(self._get(name, REQUIRED), self.place_of(name))
@@ -167,6 +171,13 @@ class Fields:
             raise wrong_type(f"{place}[{token!r}]", _ID, values[token])
         check_text("\n".join(found), place)
         return found
+
+    def values(self, name: str) -> list[object]:
+        """A list, as it stands."""
+        value = self._get(name, REQUIRED)
+        if not isinstance(value, list):
+            raise wrong_type(self.place_of(name), "a list", value)
+        return value
 
     def ids(self, name: str) -> tuple[int, ...]:
         """A list of token ids."""

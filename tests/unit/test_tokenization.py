@@ -183,7 +183,7 @@ def test_ids_and_tokens_are_looked_up() -> None:
 
 
 def test_same_text_gives_the_same_ids_after_the_word_cache_was_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pywebml.tokenization.tokenizer._CACHED_WORDS", 2)
+    monkeypatch.setattr("pywebml.tokenization.pipeline._CACHED_WORDS", 2)
     tokenizer = build()
     first = tokenizer.encode("hello world unaffable a ab hello").ids
     assert tokenizer.encode("hello world unaffable a ab hello").ids == first
