@@ -169,7 +169,7 @@ class AddedVocabulary:
                 yield piece.slice(inner_start, inner_end), inner_id
 
 
-def read_added_tokens(fields: Fields, vocab: Mapping[str, int]) -> list[AddedToken]:
+def read_added_tokens(fields: Fields, vocab: Mapping[str, int], size: int) -> list[AddedToken]:
     """Read `added_tokens`.
 
     An id is not taken from the file but, as in the Rust library, from the model's vocabulary, and behind its end for
@@ -178,6 +178,7 @@ def read_added_tokens(fields: Fields, vocab: Mapping[str, int]) -> list[AddedTok
     Args:
         fields: The whole `tokenizer.json`.
         vocab: The model's vocabulary.
+        size: How many tokens the model counts.
 
     Raises:
         TokenizerError: Something is missing or malformed.
@@ -194,7 +195,7 @@ def read_added_tokens(fields: Fields, vocab: Mapping[str, int]) -> list[AddedTok
         check_text(content, item.place_of("content"))
         token_id = tokens[content].id if content in tokens else vocab.get(content)
         if token_id is None:
-            token_id = max([len(vocab), *(token.id + 1 for token in tokens.values())])
+            token_id = max([size, *(token.id + 1 for token in tokens.values())])
         tokens[content] = AddedToken(
             content=content,
             id=token_id,

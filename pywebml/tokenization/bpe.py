@@ -46,6 +46,11 @@ class BPE:
     byte_fallback: bool = False
     ignore_merges: bool = False
 
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocab)
+
     @cached_property
     def tokens(self) -> Mapping[int, str]:
         """Id to token."""

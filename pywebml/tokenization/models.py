@@ -25,6 +25,10 @@ class Model(Protocol):
     def tokens(self) -> Mapping[int, str]:
         """Id to token."""
 
+    @property
+    def size(self) -> int:
+        """How many tokens the model counts: the first added token has this id."""
+
     def tokenize(self, word: str) -> tuple[int, ...]:
         """The ids of a word that is not empty.
 
@@ -53,6 +57,11 @@ class WordPiece:
     unk_token: str
     continuing_subword_prefix: str
     max_input_chars_per_word: int
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocab)
 
     @cached_property
     def tokens(self) -> Mapping[int, str]:
@@ -115,6 +124,11 @@ class WordLevel:
 
     vocab: Mapping[str, int]
     unk_token: str
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocab)
 
     @cached_property
     def tokens(self) -> Mapping[int, str]:

@@ -19,9 +19,9 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from pywebml.errors import TokenizerError
 from pywebml.tokenization import code_points as points
+from pywebml.tokenization import unicode_categories as unicode
 from pywebml.tokenization import unicode_tables as tables
 from pywebml.tokenization.code_points import CodePoints
-from pywebml.tokenization.unicode_categories import CATEGORIES, WORD_EXTRA
 
 SECONDS: Final = 10.0
 """After this a pattern with nested repetitions is stopped."""
@@ -79,11 +79,11 @@ class _Node:
 
 
 def _category(*names: str) -> CodePoints:
-    return points.union([points.parse(CATEGORIES[name]) for name in names])
+    return points.union([points.parse(unicode.CATEGORIES[name]) for name in names])
 
 
 def _of_letter(letter: str) -> tuple[str, ...]:
-    return tuple(name for name in CATEGORIES if name[0] == letter)
+    return tuple(name for name in unicode.CATEGORIES if name[0] == letter)
 
 
 _GROUPS: Final[Mapping[str, str]] = {
@@ -97,9 +97,20 @@ _GROUPS: Final[Mapping[str, str]] = {
 }
 
 
+def _with(extra: str, *names: str) -> CodePoints:
+    return points.union([_category(*names), points.parse(extra)])
+
+
 def _word() -> CodePoints:
-    names = (*_of_letter("L"), *_of_letter("M"), "Nd", "Nl", "Pc")
-    return points.union([_category(*names), points.parse(WORD_EXTRA)])
+    return _with(unicode.WORD_EXTRA, *_of_letter("L"), *_of_letter("M"), "Nd", "Nl", "Pc")
+
+
+def _alphabetic() -> CodePoints:
+    return _with(unicode.ALPHABETIC_EXTRA, *_of_letter("L"), "Nl")
+
+
+def _visible() -> CodePoints:
+    return _category(*(name for letter in "LMNPS" for name in _of_letter(letter)), "Cf", "Co")
 
 
 _SHORTHANDS: Final[Mapping[str, Callable[[], CodePoints]]] = {
@@ -110,18 +121,22 @@ _SHORTHANDS: Final[Mapping[str, Callable[[], CodePoints]]] = {
 }
 
 _POSIX: Final[Mapping[str, Callable[[], CodePoints]]] = {
+    "alnum": lambda: points.union([_alphabetic(), _category("Nd")]),
+    "alpha": _alphabetic,
+    "alphabetic": _alphabetic,
     "ascii": lambda: points.ASCII,
-    "blank": lambda: points.union([_category("Zs"), points.parse("9")]),
+    "blank": lambda: _with("9", "Zs"),
     "cntrl": lambda: _category("Cc"),
     "digit": _SHORTHANDS["d"],
+    "graph": _visible,
+    "lower": lambda: _with(unicode.LOWERCASE_EXTRA, "Ll"),
+    "print": lambda: points.union([_visible(), _category("Zs")]),
+    "punct": lambda: _category(*_of_letter("P"), *_of_letter("S")),
     "space": _SHORTHANDS["s"],
+    "upper": lambda: _with(unicode.UPPERCASE_EXTRA, "Lu"),
+    "word": _word,
     "xdigit": _SHORTHANDS["h"],
-    "word": lambda: points.union([_word_without_latin_extras()]),
 }
-
-
-def _word_without_latin_extras() -> CodePoints:
-    return points.intersection(_word(), points.complement(points.parse("B2-B3 B9 BC-BE")))
 
 
 @cache
@@ -130,7 +145,7 @@ def _named(name: str) -> CodePoints | None:
     plain = re.sub(r"[\s_-]", "", name).lower()
     if plain == "any":
         return ((0, points.LAST),)
-    for category in CATEGORIES:
+    for category in unicode.CATEGORIES:
         if plain == category.lower():
             return _category(category)
     letter = _GROUPS.get(plain, plain.upper() if len(plain) == 1 else "")
@@ -344,12 +359,17 @@ class _Reader:
         if character in "AzZ":
             return _Node(({"A": r"\A", "z": r"\Z", "Z": r"(?=\n?\Z)"}[character],), 0)
         if character in "bB":
-            word = _SHORTHANDS["w"]()
+            word = points.union([_word(), points.parse(unicode.WORD_EXTRA_OUTSIDE_CLASSES)])
             at_edge: tuple[Part, ...] = ("(?:(?<=", word, ")(?!", word, ")|(?<!", word, ")(?=", word, "))")
             inside: tuple[Part, ...] = ("(?:(?<=", word, ")(?=", word, ")|(?<!", word, ")(?!", word, "))")
             return _Node(at_edge if character == "b" else inside, 0)
         self._at -= 1
-        return _Node((self._escaped_set(),), 1)
+        members = self._escaped_set()
+        if character in "wW":
+            extra = points.parse(unicode.WORD_EXTRA_OUTSIDE_CLASSES)
+            outside = points.intersection(members, points.complement(extra))
+            members = points.union((members, extra)) if character == "w" else outside
+        return _Node((members,), 1)
 
     def _escaped_set(self) -> CodePoints:
         """What the escape behind a backslash stands for: a class or a character."""
@@ -375,10 +395,10 @@ class _Reader:
                 if value > points.LAST:
                     raise self._error("names a character beyond Unicode")
                 return value
-        if character == "0":
-            match = re.compile(r"[0-7]{0,2}").match(self._source, self._at)
-            self._at = match.end() if match else self._at
-            return int(match[0] or "0", 8) if match else 0
+        octal = re.compile(r"0[0-7]{0,2}|[1-3][0-7]{2}").match(self._source, self._at - 1)
+        if octal is not None:
+            self._at = octal.end()
+            return int(octal[0], 8)
         if character.isascii() and character.isalnum():
             raise self._error(f"has '\\{character}', which is not supported")
         return ord(character)

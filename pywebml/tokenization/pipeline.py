@@ -87,7 +87,7 @@ class Pipeline:
         found: list[int] = []
         if self._start_is_moved:
             for piece, token_id in self.added.split_aligned(text):
-                found += self._ids_of(piece.text, piece.base == 0) if token_id is None else (token_id,)
+                found += self._ids_of_moved(piece) if token_id is None else (token_id,)
             return found
         at_start = True
         for part, token_id in self.added.split(text):
@@ -103,6 +103,13 @@ class Pipeline:
             first = self._word_ids.find(words[0], at_start=True)
             return [*first, *chain.from_iterable(map(self._word_ids.__getitem__, words[1:]))]
         return list(chain.from_iterable(map(self._word_ids.__getitem__, words)))
+
+    def _ids_of_moved(self, piece: Aligned) -> list[int]:
+        if not self._rest_needs_start or piece.base > 0:
+            return self._ids_of(piece.text, piece.base == 0)
+        # Several words can be at the start: those that the normalizer made of the text's first character.
+        words = self._pre_tokenizer.split_aligned(piece)
+        return [token_id for word in words for token_id in self.model.tokenize(word.text)]
 
     # ----------------------------------------------------------------------------------------------- encodings
 

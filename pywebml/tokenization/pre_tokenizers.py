@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Final, Protocol
 
 from pywebml.errors import TokenizerError
@@ -246,7 +247,7 @@ class Scripts:
             if script is not None and script != last:
                 bounds.append(index)
                 last = script
-        return list(zip(bounds, [*bounds[1:], len(text)], strict=True))
+        return list(pairwise([*bounds, len(text)]))
 
 
 @cache

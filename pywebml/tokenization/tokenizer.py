@@ -503,7 +503,7 @@ def build_tokenizer(fields: Fields, config: Fields, files: Mapping[str, bytes]) 
     """
     model = build_model(fields.child("model"))
     normalizer = build_normalizer(fields.value("normalizer"), fields.place_of("normalizer"))
-    added = AddedVocabulary(read_added_tokens(fields, model.vocab), normalizer)
+    added = AddedVocabulary(read_added_tokens(fields, model.vocab, model.size), normalizer)
     pipeline = Pipeline(
         added,
         normalizer if fields.has("normalizer") else None,

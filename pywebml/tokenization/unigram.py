@@ -40,6 +40,11 @@ class Unigram:
         """Token to id; of equal tokens the last counts."""
         return {token: token_id for token_id, token in enumerate(self.pieces)}
 
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return len(self.pieces)
+
     @cached_property
     def tokens(self) -> Mapping[int, str]:
         """Id to token."""
