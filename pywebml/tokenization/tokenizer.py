@@ -165,6 +165,16 @@ class Tokenizer:
         """The tokens of a text, without special ones."""
         return self.encode(text, add_special_tokens=False).tokens
 
+    def ids(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text, or of a pair of texts, uncut: all that many models need, and the fastest way to it.
+
+        Raises:
+            TokenizerError: A text is no string or has half of a surrogate pair.
+        """
+        row = (text,) if pair is None else (text, pair)
+        ids, _ = self._ids([row], None, UNLIMITED_LENGTH, add_special_tokens)
+        return ids[0]
+
     def encode(
         self,
         text: str | Sequence[str],
