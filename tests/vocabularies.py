@@ -172,7 +172,12 @@ def tekken_tokenizer(size: int = 100_000) -> bytes:
         )
         if left in ranks and right in ranks
     ]
-    split = {"type": "Split", "pattern": {"Regex": tekken()["config"]["pattern"]}, "behavior": "Isolated", "invert": False}
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": tekken()["config"]["pattern"]},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     document = {
         "version": "1.0",

@@ -7,17 +7,40 @@ off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import repeat
-from operator import add, itemgetter
-from typing import cast
+from itertools import chain, repeat
+from operator import add
+from typing import Final, cast
 
 from pywebml.errors import TokenizerError
 from pywebml.tokenization.fields import Fields, wrong_type
 from pywebml.tokenization.words import Token, tokens_of_bytes
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Which tokens are merged, in the order in which this was learned.
+
+    Attributes:
+        pairs: Both tokens with the separator between.
+        separator: What is in none of them.
+    """
+
+    pairs: Sequence[str]
+    separator: str
+
+    @cached_property
+    def ranks(self) -> Mapping[str, int]:
+        """Pair to its place; of equal pairs the last counts. Made when first needed: it is large."""
+        return dict(zip(self.pairs, range(len(self.pairs)), strict=True))
+
+    def sides(self) -> tuple[list[str], list[str]]:
+        """The first token of each pair, and the second."""
+        tokens = self.separator.join(self.pairs).split(self.separator) if self.pairs else []
+        return tokens[::2], tokens[1::2]
 
 
 @dataclass(frozen=True)
@@ -26,8 +49,7 @@ class BPE:
 
     Attributes:
         vocab: Token to id.
-        left: The first token of each merge, in their order.
-        right: The second one.
+        merges: What is merged.
         unk_token: What stands for an unknown character; None: it is left out.
         continuing_subword_prefix: What tokens inside a word begin with in the vocabulary.
         end_of_word_suffix: What the last token of a word ends with in the vocabulary.
@@ -37,8 +59,7 @@ class BPE:
     """
 
     vocab: Mapping[str, int]
-    left: Sequence[str]
-    right: Sequence[str]
+    merges: Merges
     unk_token: str | None = None
     continuing_subword_prefix: str = ""
     end_of_word_suffix: str = ""
@@ -56,146 +77,121 @@ class BPE:
         """Id to token."""
         return {token_id: token for token, token_id in self.vocab.items()}
 
-    @cached_property
-    def _merges(self) -> Mapping[tuple[int, int], tuple[int, int]]:
-        """Pair of ids to its rank and the id of what it makes. Made when first needed: it is large."""
-        vocab = self.vocab.__getitem__
-        made = map(vocab, merged_tokens(self.left, self.right, self.continuing_subword_prefix))
-        pairs = zip(map(vocab, self.left), map(vocab, self.right), strict=True)
-        return dict(zip(pairs, enumerate(made), strict=True))
-
     def tokenize(self, word: str) -> tuple[int, ...]:
         """The ids of a word."""
         if self.ignore_merges:
             found = self.vocab.get(word)
             if found is not None:
                 return (found,)
-        return tuple(self._merged(*self._symbols(word))[0])
+        return tuple(map(self.vocab.__getitem__, self._merged(*self._symbols(word))[0]))
 
     def describe(self, word: str) -> Sequence[Token]:
         """The tokens of a word."""
         if self.ignore_merges and word in self.vocab:
             return (Token(self.vocab[word], word, 0, len(word)),)
-        ids, lengths = self._merged(*self._symbols(word))
+        tokens, lengths = self._merged(*self._symbols(word))
         parts: list[tuple[int, str, int, int]] = []
         start = 0
-        for token_id, length in zip(ids, lengths, strict=True):
-            parts.append((token_id, self.tokens[token_id], start, start + length))
+        for token, length in zip(tokens, lengths, strict=True):
+            parts.append((self.vocab[token], token, start, start + length))
             start += length
         return tokens_of_bytes(word, parts)
 
-    def _symbols(self, word: str) -> tuple[list[int], list[int]]:
-        """The characters of a word as ids, and the bytes that each stands for."""
+    def _symbols(self, word: str) -> tuple[list[str], list[int]]:
+        """The characters of a word as tokens, and the bytes that each stands for."""
         vocab = self.vocab
         prefix, suffix = self.continuing_subword_prefix, self.end_of_word_suffix
-        if not prefix and not suffix:
-            try:
-                ids = [vocab[character] for character in word]
-            except KeyError:
-                pass
-            else:
-                return ids, [1] * len(word) if word.isascii() else [len(character.encode()) for character in word]
-        ids = []
+        symbols = list(word)
+        if not prefix and not suffix and all(map(vocab.__contains__, symbols)):
+            return symbols, [1] * len(word) if word.isascii() else [len(one.encode()) for one in symbols]
+        symbols = []
         lengths: list[int] = []
         # An unknown character waits: the next may be fused with it. Bytes pass it by, as in the library.
-        waiting: tuple[int, int] | None = None
+        waiting = 0
         last = len(word) - 1
         for index, character in enumerate(word):
             length = len(character.encode())
             symbol = f"{prefix if index else ''}{character}{suffix if index == last else ''}"
-            found = vocab.get(symbol)
-            if found is not None:
-                if waiting is not None:
-                    ids.append(waiting[0])
-                    lengths.append(waiting[1])
-                    waiting = None
-                ids.append(found)
+            if symbol in vocab:
+                if waiting:
+                    symbols.append(self._unknown(character))
+                    lengths.append(waiting)
+                    waiting = 0
+                symbols.append(symbol)
                 lengths.append(length)
                 continue
             fallback = self._bytes(symbol) if self.byte_fallback else None
             if fallback is not None:
-                ids += fallback
+                symbols += fallback
                 lengths += [1] * len(fallback)
             elif self.unk_token is not None:
-                if waiting is None:
-                    waiting = (self._unknown(character), length)
-                elif self.fuse_unk:
-                    waiting = (waiting[0], waiting[1] + length)
-                else:
-                    ids.append(waiting[0])
-                    lengths.append(waiting[1])
-                    waiting = (self._unknown(character), length)
-        if waiting is not None:
-            ids.append(waiting[0])
-            lengths.append(waiting[1])
-        return ids, lengths
+                unknown = self._unknown(character)
+                if waiting and not self.fuse_unk:
+                    symbols.append(unknown)
+                    lengths.append(waiting)
+                    waiting = 0
+                waiting += length
+        if waiting:
+            symbols.append(self._unknown(word[-1]))
+            lengths.append(waiting)
+        return symbols, lengths
 
-    def _bytes(self, symbol: str) -> list[int] | None:
-        found = [self.vocab.get(f"<0x{byte:02X}>") for byte in symbol.encode()]
-        return None if None in found else cast(list[int], found)
+    def _bytes(self, symbol: str) -> list[str] | None:
+        tokens = [f"<0x{byte:02X}>" for byte in symbol.encode()]
+        return tokens if all(map(self.vocab.__contains__, tokens)) else None
 
-    def _unknown(self, character: str) -> int:
-        found = self.vocab.get(self.unk_token or "")
-        if found is None:
+    def _unknown(self, character: str) -> str:
+        if self.unk_token is None or self.unk_token not in self.vocab:
             raise TokenizerError(
                 f"The character {character!r} is not in the vocabulary, and neither is the token {self.unk_token!r} "
                 "that should stand for it. The tokenizer file does not fit its model.",
                 unk_token=self.unk_token,
             )
-        return found
+        return self.unk_token
 
-    def _merged(self, ids: list[int], lengths: list[int]) -> tuple[list[int], list[int]]:
+    def _merged(self, symbols: list[str], lengths: list[int]) -> tuple[list[str], list[int]]:
         """Merge in place until no pair is left that can be; what is merged away has length 0 and is dropped."""
-        merges = self._merges
-        count = len(ids)
-        queue = [
-            (*merge, index)
-            for index, pair in enumerate(zip(ids, ids[1:], strict=False))
-            if (merge := merges.get(pair)) is not None
-        ]
-        if not queue:
-            return ids, lengths
+        ranks = self.merges.ranks
+        separator = self.merges.separator
+        cut = len(self.continuing_subword_prefix)
+        count = len(symbols)
         # Rank first, then the place: the order in which the pairs were learned, from left to right.
-        queue = [(rank, index, made) for rank, made, index in queue]
+        queue: list[tuple[int, int, str]] = []
+        for index in range(count - 1):
+            left, right = symbols[index], symbols[index + 1]
+            rank = ranks.get(left + separator + right)
+            if rank is not None:
+                queue.append((rank, index, left + right[cut:]))
+        if not queue:
+            return symbols, lengths
         heapify(queue)
         following = list(range(1, count + 1))
         previous = list(range(-1, count - 1))
         while queue:
             _, index, made = heappop(queue)
-            if not lengths[index]:
+            second = following[index]
+            if not lengths[index] or second >= count:
                 continue
-            right = following[index]
-            if right >= count:
-                continue
-            merge = merges.get((ids[index], ids[right]))
-            if merge is None or merge[1] != made:
+            left, right = symbols[index], symbols[second]
+            if left + right[cut:] != made or left + separator + right not in ranks:
                 # The entry is older than a merge that took one of its sides.
                 continue
-            ids[index] = made
-            lengths[index] += lengths[right]
-            lengths[right] = 0
-            after = following[index] = following[right]
+            symbols[index] = made
+            lengths[index] += lengths[second]
+            lengths[second] = 0
+            after = following[index] = following[second]
             before = previous[index]
             if before >= 0:
-                merge = merges.get((ids[before], made))
-                if merge is not None:
-                    heappush(queue, (merge[0], before, merge[1]))
+                rank = ranks.get(symbols[before] + separator + made)
+                if rank is not None:
+                    heappush(queue, (rank, before, symbols[before] + made[cut:]))
             if after < count:
                 previous[after] = index
-                merge = merges.get((made, ids[after]))
-                if merge is not None:
-                    heappush(queue, (merge[0], index, merge[1]))
+                rank = ranks.get(made + separator + symbols[after])
+                if rank is not None:
+                    heappush(queue, (rank, index, made + symbols[after][cut:]))
         kept = [index for index in range(count) if lengths[index]]
-        return [ids[index] for index in kept], [lengths[index] for index in kept]
-
-
-def merged_tokens(left: Sequence[str], right: Sequence[str], prefix: str) -> Iterable[str]:
-    """What each merge makes: the second token without its prefix behind the first."""
-    if not prefix:
-        return map(add, left, right)
-    # The library cuts off as many bytes as the prefix has, whatever they are.
-    size = len(prefix.encode())
-    return map(add, left, (token.encode()[size:].decode(errors="replace") for token in right))
+        return [symbols[index] for index in kept], [lengths[index] for index in kept]
 
 
 def read_bpe(fields: Fields) -> BPE:
@@ -205,12 +201,10 @@ def read_bpe(fields: Fields) -> BPE:
         TokenizerError: It is malformed.
     """
     vocab = fields.vocabulary("vocab")
-    left, right = read_merges(fields.values("merges"), fields.place_of("merges"))
     return checked_bpe(
         BPE(
             vocab,
-            left,
-            right,
+            read_merges(fields.values("merges"), fields.place_of("merges")),
             unk_token=fields.optional_string("unk_token"),
             continuing_subword_prefix=fields.optional_string("continuing_subword_prefix") or "",
             end_of_word_suffix=fields.optional_string("end_of_word_suffix") or "",
@@ -222,27 +216,40 @@ def read_bpe(fields: Fields) -> BPE:
     )
 
 
-def read_merges(values: Sequence[object], place: str) -> tuple[Sequence[str], Sequence[str]]:
-    """The two sides of merges, which are pairs, or strings with a space between.
+def read_merges(values: Sequence[object], place: str) -> Merges:
+    """Merges, which are pairs, or strings with a space between.
+
+    Everything here is done at the speed of C: there may be hundreds of thousands.
 
     Raises:
         TokenizerError: They are malformed.
     """
     kinds = set(map(type, values))
-    pairs: list[list[str]]
     if kinds <= {str}:
-        lines = [line for line in cast(Sequence[str], values) if not line.startswith("#version")]
-        pairs = list(map(str.split, lines, repeat(" ")))
-    elif kinds <= {list}:
-        pairs = cast(list[list[str]], values)
-    else:
-        raise wrong_type(place, "a list of pairs of tokens", list(kinds))
-    if set(map(len, pairs)) - {2}:
-        raise TokenizerError(f"{place} has a merge that is no pair of tokens. The file is damaged.", place=place)
-    left, right = list(map(itemgetter(0), pairs)), list(map(itemgetter(1), pairs))
-    if (set(map(type, left)) | set(map(type, right))) - {str}:
-        raise wrong_type(place, "pairs of strings", left)
-    return left, right
+        lines = cast(Sequence[str], values)
+        if any(map(str.startswith, lines[:1], repeat("#version"))) or "\n#version" in "\n".join(lines):
+            lines = [line for line in lines if not line.startswith("#version")]
+        if set(map(str.count, lines, repeat(" "))) - {1}:
+            raise _no_pair(place)
+        return Merges(lines, " ")
+    if kinds != {list}:
+        raise wrong_type(place, "a list of pairs of tokens", values)
+    pairs = cast(list[list[str]], values)
+    if set(map(len, pairs)) != {2}:
+        raise _no_pair(place)
+    if set(map(type, chain.from_iterable(pairs))) != {str}:
+        raise wrong_type(place, "pairs of strings", pairs)
+    every = "".join(chain.from_iterable(pairs))
+    separator = next(mark for mark in _SEPARATORS if mark not in every)
+    return Merges(list(map(separator.join, pairs)), separator)
+
+
+# One of so many is in no token: a token would have to have it.
+_SEPARATORS: Final = (" ", "\n", "\0", *map(chr, range(0xE000, 0xF900)))
+
+
+def _no_pair(place: str) -> TokenizerError:
+    return TokenizerError(f"{place} has a merge that is no pair of tokens. The file is damaged.", place=place)
 
 
 def checked_bpe(model: BPE, place: str) -> BPE:
@@ -251,13 +258,14 @@ def checked_bpe(model: BPE, place: str) -> BPE:
     Raises:
         TokenizerError: It lacks something.
     """
-    vocab = model.vocab
-    needed = (model.left, model.right, merged_tokens(model.left, model.right, model.continuing_subword_prefix))
-    for tokens in needed:
-        # Set by set, at the speed of C: there may be hundreds of thousands.
-        missing = set(tokens).difference(vocab)
-        if missing:
-            token = min(missing)
+    known = model.vocab.__contains__
+    left, right = model.merges.sides()
+    prefix = model.continuing_subword_prefix
+    # What is cut off the second token is as long as the prefix, whatever it is: so does the library.
+    seconds = right if not prefix else [token[len(prefix) :] for token in right]
+    for tokens in (left, right, list(map(add, left, seconds))):
+        if not all(map(known, tokens)):
+            token = next(token for token in tokens if not known(token))
             raise TokenizerError(
                 f"{place} needs the token {token!r}, which is not in the vocabulary. The file is damaged.",
                 place=place,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
-from typing import Final, TypeGuard
+from contextlib import contextmanager
+from itertools import chain
+from typing import Final, TypeGuard, cast
 
 from pywebml.errors import TokenizerError
 
@@ -26,10 +29,25 @@ _KINDS: Final = {
 def _nested(value: object) -> list[object]:
     """The objects and lists right inside an object or a list."""
     inner = list(value.values()) if isinstance(value, dict) else value
-    # A vocabulary has tens of thousands of plain values: passed over without a Python loop.
-    if not isinstance(inner, list) or _NESTING.isdisjoint(map(type, inner)):
+    # A vocabulary has tens of thousands of plain values, or pairs of them: passed over without a Python loop.
+    if not isinstance(inner, list):
+        return []
+    kinds = set(map(type, inner))
+    if _NESTING.isdisjoint(kinds) or (kinds == {list} and _NESTING.isdisjoint(map(type, chain.from_iterable(inner)))):
         return []
     return [item for item in inner if isinstance(item, dict | list)]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """No search for garbage in cycles meanwhile: reading a large file makes none, and the search would take longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Required:
@@ -165,9 +183,9 @@ class Fields:
         if not values:
             raise TokenizerError(f"{place} is empty. The file is damaged.", place=place)
         # What `is_id` says, without a call for each of tens of thousands.
-        found = {token: value for token, value in values.items() if type(value) is int and 0 <= value < _ID_LIMIT}
-        if len(found) != len(values):
-            token = next(token for token in values if token not in found)
+        found = cast(dict[str, int], values)
+        if set(map(type, values.values())) != {int} or min(found.values()) < 0 or max(found.values()) >= _ID_LIMIT:
+            token = next(token for token, value in values.items() if not is_id(value))
             raise wrong_type(f"{place}[{token!r}]", _ID, values[token])
         check_text("\n".join(found), place)
         return found

@@ -7,6 +7,7 @@ those of a fast tokenizer of `transformers` that is called with the same argumen
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,7 @@ from pywebml.tokenization.encoding import (
     pad,
     truncated,
 )
-from pywebml.tokenization.fields import Fields, wrong_type
+from pywebml.tokenization.fields import Fields, without_collector, wrong_type
 from pywebml.tokenization.models import build_model
 from pywebml.tokenization.normalizers import build_normalizer
 from pywebml.tokenization.pipeline import Pipeline
@@ -121,11 +122,12 @@ class Tokenizer:
         Raises:
             TokenizerError: A file is malformed, or has a component that is not supported. Details: `place`.
         """
-        fields = Fields.parse(tokenizer_json, "tokenizer.json")
-        config = Fields({}, "tokenizer_config.json")
-        if tokenizer_config is not None:
-            config = Fields.parse(tokenizer_config, "tokenizer_config.json")
-        return build_tokenizer(fields, config, {})
+        with without_collector():
+            fields = Fields.parse(tokenizer_json, "tokenizer.json")
+            config = Fields({}, "tokenizer_config.json")
+            if tokenizer_config is not None:
+                config = Fields.parse(tokenizer_config, "tokenizer_config.json")
+            return build_tokenizer(fields, config, {})
 
     # ------------------------------------------------------------------------------------------------ vocabulary
 
@@ -522,7 +524,7 @@ def build_tokenizer(fields: Fields, config: Fields, files: Mapping[str, bytes]) 
         build_post_processor(fields.value("post_processor"), fields.place_of("post_processor")),
     )
     decoder = build_decoder(fields.value("decoder"), fields.place_of("decoder"))
-    return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, {**model.vocab, **added.ids}))
+    return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, ChainMap(added.ids, model.vocab)))
 
 
 def _index(value: Any) -> int:

@@ -1,6 +1,6 @@
 """What the benchmark of tokenizers reads: 1 MB of prose, 1 MB of source code, and tokenizers, in `build/bench/`.
 
-    python -m tests.bench.make_tokenizer_data
+python -m tests.bench.make_tokenizer_data
 """
 
 from __future__ import annotations

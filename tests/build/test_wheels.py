@@ -108,9 +108,7 @@ def packed(names: list[str]) -> bytes:
     return archive.getvalue()
 
 
-def test_of_a_wheel_that_is_out_of_reach_the_python_part_is_taken(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_wheel_that_is_out_of_reach_the_python_part_is_taken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = packed(["b.py", "a/fast.cpython-314.so", "a/c.py"])
     part = wheels.python_part(whole)
     assert zipfile.ZipFile(io.BytesIO(part)).namelist() == ["a/c.py", "b.py"]
