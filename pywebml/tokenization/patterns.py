@@ -6,13 +6,16 @@ it, so that the Unicode version of the interpreter is of no account. It is writt
 text, whose classes are short and therefore fast.
 
 Why `re` where it can: it looks characters up in a bitmap, where `regex` walks through ranges. `regex` runs the
-patterns whose time could explode (a repetition inside a repetition), since it can be stopped.
+patterns whose time could explode (a repetition inside a repetition), since it can be stopped, and those with a
+look-behind of no fixed width.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Protocol, TypeAlias
@@ -173,6 +176,32 @@ def _asked(name: str) -> CodePoints | None:
     return points.union([(pair,) for pair in found])
 
 
+@cache
+def _cases() -> Sequence[CodePoints]:
+    """Sets of characters that are equal when case is ignored."""
+    groups: dict[str, list[CodePoints]] = {}
+    for first, last in _category("Lu", "Ll", "Lt", "Mn", "Nl", "So"):
+        for point in range(first, last + 1):
+            groups.setdefault(chr(point).casefold(), []).append(((point, point),))
+    return [points.union(group) for group in groups.values() if len(group) > 1]
+
+
+def _closed_over_case(ranges: CodePoints) -> CodePoints:
+    """The set and all that equals one of its members when case is ignored."""
+    if not ranges:
+        return ranges
+    firsts = [first for first, _ in ranges]
+
+    def contains(point: int) -> bool:
+        index = bisect_right(firsts, point) - 1
+        return index >= 0 and point <= ranges[index][1]
+
+    found = [
+        group for group in _cases() if any(contains(point) for first, last in group for point in range(first, last + 1))
+    ]
+    return points.union([ranges, *found])
+
+
 def _regex(pattern: str) -> Any:
     try:
         import regex
@@ -186,6 +215,16 @@ def _regex(pattern: str) -> Any:
 # -------------------------------------------------------------------------------------------------- reading
 
 
+_ANY: Final[CodePoints] = ((0, points.LAST),)
+_NO_NEWLINE: Final[CodePoints] = points.complement(((10, 10),))
+_NEWLINES: Final[CodePoints] = points.parse("A-D 85 2028-2029")
+_WIDE_ESCAPES: Final[Mapping[str, _Node]] = {
+    "N": _Node((_NO_NEWLINE,), 1),
+    "O": _Node((_ANY,), 1),
+    "R": _Node((r"(?>\r\n|", _NEWLINES, ")"), 1),
+}
+_FLAGS: Final = re.compile(r"\?(-?[imx]+(?:-[imx]+)?):")
+_FLAGS_TO_THE_END: Final = re.compile(r"\(\?(-?[imx]+(?:-[imx]+)?)\)")
 _ESCAPES: Final[Mapping[str, str]] = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "e": "\x1b"}
 _GROUP_STARTS: Final = ("?:", "?=", "?!", "?<=", "?<!", "?>")
 _ASSERTIONS: Final = ("?=", "?!", "?<=", "?<!")
@@ -198,6 +237,8 @@ class _Reader:
         self._source = source
         self._at = 0
         self._depth = 0
+        self._ignores_case = False
+        self._dot_is_any = False
 
     def read(self) -> _Node:
         node = self._alternatives()
@@ -248,12 +289,11 @@ class _Reader:
     def _branch(self) -> _Node:
         nodes: list[_Node] = []
         while self._at < len(self._source) and not self._peek("|") and not self._peek(")"):
-            flags = re.compile(r"\(\?(-?[imx]+(?:-[imx]+)?)\)").match(self._source, self._at)
+            flags = _FLAGS_TO_THE_END.match(self._source, self._at)
             if flags is not None:
-                # Holds to the end of the group, alternatives behind it included.
+                # They hold to the end of the group, alternatives behind them included.
                 self._at = flags.end()
-                rest = self._alternatives()
-                nodes.append(self._flagged(flags[1], rest))
+                nodes.append(self._flagged(flags[1]))
                 break
             nodes.append(self._repeated(self._atom()))
         return _Node(
@@ -264,12 +304,20 @@ class _Reader:
             single=False,
         )
 
-    def _flagged(self, flags: str, node: _Node) -> _Node:
+    def _flagged(self, flags: str) -> _Node:
+        """What follows, read under flags."""
+        before = self._ignores_case, self._dot_is_any
         on, _, off = flags.partition("-")
-        if set(on + off) - {"i"}:
-            raise self._error(f"sets the flags {flags!r}, of which only 'i' is supported")
-        start = "(?i:" if on else "(?-i:"
-        return _Node((start, *node.parts, ")"), node.shortest, node.unbounded, node.risky)
+        if set(on + off) - {"i", "m"}:
+            raise self._error(f"sets the flags {flags!r}, of which only 'i' and 'm' are supported")
+        for names, value in ((on, True), (off, False)):
+            if "i" in names:
+                self._ignores_case = value
+            if "m" in names:
+                self._dot_is_any = value
+        node = self._alternatives()
+        self._ignores_case, self._dot_is_any = before
+        return _Node(("(?:", *node.parts, ")"), node.shortest, node.unbounded, node.risky)
 
     def _atom(self) -> _Node:
         character = self._next()
@@ -278,7 +326,7 @@ class _Reader:
         if character == "[":
             return _Node((self._class(),), 1)
         if character == ".":
-            return _Node((points.complement(((10, 10),)),), 1)
+            return _Node((_ANY if self._dot_is_any else _NO_NEWLINE,), 1)
         if character in "^$":
             # Lines, always: that is Ruby's way.
             return _Node((f"(?m:{character})",), 0)
@@ -286,17 +334,21 @@ class _Reader:
             return self._escape()
         if character in "*+?":
             raise self._error(f"repeats nothing with {character!r}")
-        return _Node((re.escape(character),), 1)
+        return self._literal(ord(character))
+
+    def _literal(self, point: int) -> _Node:
+        others = _closed_over_case(((point, point),)) if self._ignores_case else ()
+        return _Node((others,) if len(others) > 1 else (re.escape(chr(point)),), 1)
 
     def _group(self) -> _Node:
         if self._take("?#"):
             while self._next() != ")":
                 pass
             return _Node((), 0)
-        flags = re.compile(r"\?(-?[imx]+(?:-[imx]+)?):").match(self._source, self._at)
+        flags = _FLAGS.match(self._source, self._at)
         if flags is not None:
             self._at = flags.end()
-            node = self._flagged(flags[1], self._alternatives())
+            node = self._flagged(flags[1])
             self._close()
             return node
         start = next((start for start in _GROUP_STARTS if self._take(start)), "?:")
@@ -363,8 +415,12 @@ class _Reader:
             at_edge: tuple[Part, ...] = ("(?:(?<=", word, ")(?!", word, ")|(?<!", word, ")(?=", word, "))")
             inside: tuple[Part, ...] = ("(?:(?<=", word, ")(?=", word, ")|(?<!", word, ")(?!", word, "))")
             return _Node(at_edge if character == "b" else inside, 0)
+        if character in _WIDE_ESCAPES:
+            return _WIDE_ESCAPES[character]
         self._at -= 1
         members = self._escaped_set()
+        if self._ignores_case:
+            members = _closed_over_case(members)
         if character in "wW":
             extra = points.parse(unicode.WORD_EXTRA_OUTSIDE_CLASSES)
             outside = points.intersection(members, points.complement(extra))
@@ -439,6 +495,8 @@ class _Reader:
         self._depth -= 1
         part = points.union(sets)
         whole = part if whole is None else points.intersection(whole, part)
+        if self._ignores_case:
+            whole = _closed_over_case(whole)
         return points.complement(whole) if negated else whole
 
     def _posix(self, name: str, *, negated: bool) -> CodePoints:
@@ -582,10 +640,12 @@ class Pattern:
                 written.append(ascii_class(kept) if ascii_only else points.character_class(kept))
         text = f"({''.join(written)})"
         try:
-            if self._node.risky:
-                return _Stoppable(_regex(self._source).compile(text))
-            return re.compile(text)
-        except (re.error, OverflowError, RecursionError) as error:
+            if not self._node.risky:
+                with suppress(re.error):
+                    # A look-behind of no fixed width is an error to `re` alone.
+                    return re.compile(text)
+            return _Stoppable(_regex(self._source).compile(text))
+        except (_regex(self._source).error, OverflowError, RecursionError) as error:
             raise TokenizerError(
                 f"The pattern {self._source!r} cannot be used: {error}.", pattern=self._source
             ) from error

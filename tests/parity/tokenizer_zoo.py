@@ -60,9 +60,8 @@ def charsmap() -> str:
     """The table of NFKC with NMT rules that SentencePiece compiles into its models, in base64."""
     import base64
 
-    from tests.parity.sentencepiece_models import trained
-
     from pywebml.tokenization.sentencepiece import read_model
+    from tests.parity.sentencepiece_models import trained
 
     return base64.b64encode(read_model(trained("unigram", "nmt_nfkc_cf"), "test").charsmap).decode()
 
