@@ -74,7 +74,7 @@ class ChatTemplates:
                 arguments do not go together.
         """
         source = self._source(chat_template, tools)
-        if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        if not isinstance(messages, list | tuple) or not messages:
             raise TokenizerError("A chat needs a list of at least one message, such as {'role': 'user', 'content': …}.")
         for name, values in (("messages", messages), ("tools", tools or ()), ("documents", documents or ())):
             for value in values:

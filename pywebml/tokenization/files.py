@@ -61,7 +61,7 @@ def _config(files: Mapping[str, bytes]) -> Fields:
 
 
 def _added(config: Fields, files: Mapping[str, bytes], special: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All added tokens: those with an id in `added_tokens.json` or the configuration, then the family's special ones."""
+    """All added tokens: those with an id in `added_tokens.json` or the configuration, then the family's own."""
     by_content = {token["content"]: token for token in special}
     found: dict[int, dict[str, Any]] = {}
     if "added_tokens.json" in files:

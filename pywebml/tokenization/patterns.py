@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, Protocol, TypeAlias
 
 from pywebml.errors import TokenizerError
@@ -177,29 +177,27 @@ def _asked(name: str) -> CodePoints | None:
 
 
 @cache
-def _cases() -> Sequence[CodePoints]:
-    """Sets of characters that are equal when case is ignored."""
-    groups: dict[str, list[CodePoints]] = {}
+def _cases() -> Mapping[int, CodePoints]:
+    """Characters to all that equal them when case is ignored."""
+    groups: dict[str, list[int]] = {}
     for first, last in _category("Lu", "Ll", "Lt", "Mn", "Nl", "So"):
         for point in range(first, last + 1):
-            groups.setdefault(chr(point).casefold(), []).append(((point, point),))
-    return [points.union(group) for group in groups.values() if len(group) > 1]
+            groups.setdefault(chr(point).casefold(), []).append(point)
+    sets = [points.union([((point, point),) for point in group]) for group in groups.values() if len(group) > 1]
+    return {point: ranges for ranges in sets for first, last in ranges for point in range(first, last + 1)}
 
 
+@lru_cache(256)
 def _closed_over_case(ranges: CodePoints) -> CodePoints:
     """The set and all that equals one of its members when case is ignored."""
-    if not ranges:
-        return ranges
+    cases = _cases()
     firsts = [first for first, _ in ranges]
-
-    def contains(point: int) -> bool:
-        index = bisect_right(firsts, point) - 1
-        return index >= 0 and point <= ranges[index][1]
-
-    found = [
-        group for group in _cases() if any(contains(point) for first, last in group for point in range(first, last + 1))
-    ]
-    return points.union([ranges, *found])
+    if sum(last - first + 1 for first, last in ranges) <= len(cases):
+        members = [point for first, last in ranges for point in range(first, last + 1) if point in cases]
+    else:
+        places = ((point, bisect_right(firsts, point) - 1) for point in cases)
+        members = [point for point, place in places if place >= 0 and point <= ranges[place][1]]
+    return points.union([ranges, *{cases[point] for point in members}])
 
 
 def _regex(pattern: str) -> Any:

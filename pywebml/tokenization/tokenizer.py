@@ -7,8 +7,7 @@ those of a fast tokenizer of `transformers` that is called with the same argumen
 from __future__ import annotations
 
 import math
-from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -524,7 +523,12 @@ def build_tokenizer(fields: Fields, config: Fields, files: Mapping[str, bytes]) 
         build_post_processor(fields.value("post_processor"), fields.place_of("post_processor")),
     )
     decoder = build_decoder(fields.value("decoder"), fields.place_of("decoder"))
-    return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, ChainMap(added.ids, model.vocab)))
+
+    def find(token: str) -> int | None:
+        found = added.ids.get(token)
+        return model.vocab.get(token) if found is None else found
+
+    return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, find))
 
 
 def _index(value: Any) -> int:
@@ -595,7 +599,9 @@ def _rows(texts: str | Sequence[str], text_pairs: str | Sequence[str] | None) ->
     return list(zip(texts, text_pairs, strict=True))
 
 
-def _read_settings(fields: Fields, config: Fields, files: Mapping[str, bytes], vocab: Mapping[str, int]) -> Settings:
+def _read_settings(
+    fields: Fields, config: Fields, files: Mapping[str, bytes], find: Callable[[str], int | None]
+) -> Settings:
     """Lengths and padding: `tokenizer_config.json` first, then the blocks of `tokenizer.json`, then defaults."""
     padding = fields.child("padding") if fields.has("padding") else Fields({}, fields.place_of("padding"))
     truncation = fields.child("truncation") if fields.has("truncation") else Fields({}, fields.place_of("truncation"))
@@ -606,12 +612,12 @@ def _read_settings(fields: Fields, config: Fields, files: Mapping[str, bytes], v
     elif truncation.has("max_length"):
         model_max_length = _length(truncation, "max_length")
 
-    pad_token: str | None = "[PAD]" if "[PAD]" in vocab else None
+    pad_token: str | None = "[PAD]" if find("[PAD]") is not None else None
     if config.has("pad_token"):
         pad_token = _config_token(config, "pad_token")
     elif padding.has("pad_token"):
         pad_token = padding.string("pad_token")
-    pad_token_id = None if pad_token is None else vocab.get(pad_token)
+    pad_token_id = None if pad_token is None else find(pad_token)
 
     model_input_names = _INPUT_NAMES.get(
         config.string("tokenizer_class").removesuffix("Fast") if config.has("tokenizer_class") else "",

@@ -70,7 +70,8 @@ TEMPLATES = {
     {{- '<|start_header_id|>' ~ message.role ~ '<|end_header_id|>\\n\\n' ~ (message.content | trim) ~ '<|eot_id|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}""",
-    "gemma": """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+    "gemma": """{{ bos_token }}{% if messages[0]['role'] == 'system' %}
+{{ raise_exception('System role not supported') }}{% endif %}
 {% for message in messages %}
 {% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}
 {{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}
@@ -86,7 +87,11 @@ TEMPLATES = {
                 {%- set tool = tool.function %}
                 {{- '{"type": "function", "function": {' }}
                 {%- for key, val in tool.items() if key != "return" %}
-                    {%- if val is string %}{{- '"' + key + '": "' + val + '"' }}{%- else %}{{- '"' + key + '": ' + val | tojson }}{%- endif %}
+                    {%- if val is string %}
+                        {{- '"' + key + '": "' + val + '"' }}
+                    {%- else %}
+                        {{- '"' + key + '": ' + val | tojson }}
+                    {%- endif %}
                     {%- if not loop.last %}{{- ", " }}{%- endif %}
                 {%- endfor %}
                 {{- "}}" }}{%- if not loop.last %}{{- ", " }}{%- else %}{{- "]" }}{%- endif %}
@@ -104,8 +109,10 @@ TEMPLATES = {
 {{ document['text'] }}
 {% endmacro %}
 {% for document in documents or [] %}{{ shown(document) }}{% else %}No documents.
-{% endfor %}{% for message in messages %}{% generation %}{{ message.role[:1] }}: {{ message.content }}{% endgeneration %}
-{% if loop.index > 3 %}{% break %}{% endif %}{% endfor %}{{ custom | default('none') }} {{ dict(a=1).items() | list }} {{ [3, 1] | sort | join('-') }}""",
+{% endfor %}{% for message in messages %}
+{% generation %}{{ message.role[:1] }}: {{ message.content }}{% endgeneration %}
+{% if loop.index > 3 %}{% break %}{% endif %}{% endfor %}{{ custom | default('none') }}
+{{ dict(a=1).items() | list }} {{ [3, 1] | sort | join('-') }}""",
 }
 TOOLS = [
     {
@@ -130,9 +137,8 @@ def both(name: str) -> tuple[Tokenizer, Any]:
     if name == "named":
         template = [{"name": key, "template": TEMPLATES[value]} for key, value in NAMED.items()]
     config = {**CONFIG, "chat_template": template}
-    theirs = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=rust, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    make: Any = transformers.PreTrainedTokenizerFast
+    theirs = make(tokenizer_object=rust, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     theirs.chat_template = {one["name"]: one["template"] for one in template} if name == "named" else template
     return Tokenizer.from_json(rust.to_str().encode(), json.dumps(config).encode()), theirs
 
