@@ -6,15 +6,15 @@ it, so that the Unicode version of the interpreter is of no account. It is writt
 text, whose classes are short and therefore fast.
 
 Why `re` where it can: it looks characters up in a bitmap, where `regex` walks through ranges. `regex` runs the
-patterns whose time could explode (a repetition inside a repetition), since it can be stopped, and those with a
-look-behind of no fixed width.
+patterns whose time could explode (a group that is repeated, many repetitions one behind the other), since it can be
+stopped, and those with a look-behind of no fixed width.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -27,10 +27,12 @@ from pywebml.tokenization import unicode_tables as tables
 from pywebml.tokenization.code_points import CodePoints
 
 SECONDS: Final = 10.0
-"""After this a pattern with nested repetitions is stopped."""
+"""After this a pattern whose time could explode is stopped."""
 
 _DEEPEST: Final = 64
 _LARGEST_COUNT: Final = 10_000
+_MOST_UNBOUNDED: Final = 2
+"""Repetitions without a limit, one behind the other, that published patterns have."""
 
 Part: TypeAlias = str | CodePoints
 """A piece of a pattern: text for `re`, or a class to be spelled out."""
@@ -66,14 +68,14 @@ class _Node:
     Attributes:
         parts: How to write it.
         shortest: The fewest characters it can match.
-        unbounded: Whether it repeats something without a limit.
-        risky: Whether it repeats, without a limit, something that does so itself.
+        unbounded: How many times it repeats something without a limit.
+        risky: Whether its time could explode: it repeats a group without a limit, or too much one behind the other.
         single: Whether a repetition behind it takes it as a whole.
     """
 
     parts: tuple[Part, ...]
     shortest: int
-    unbounded: bool = False
+    unbounded: int = 0
     risky: bool = False
     single: bool = True
 
@@ -279,7 +281,7 @@ class _Reader:
         return _Node(
             tuple(parts),
             min(branch.shortest for branch in branches),
-            any(branch.unbounded for branch in branches),
+            max(branch.unbounded for branch in branches),
             any(branch.risky for branch in branches),
             single=False,
         )
@@ -297,8 +299,8 @@ class _Reader:
         return _Node(
             tuple(part for node in nodes for part in node.parts),
             sum(node.shortest for node in nodes),
-            any(node.unbounded for node in nodes),
-            any(node.risky for node in nodes),
+            sum(node.unbounded for node in nodes),
+            any(node.risky for node in nodes) or sum(node.unbounded for node in nodes) > _MOST_UNBOUNDED,
             single=False,
         )
 
@@ -335,8 +337,9 @@ class _Reader:
         return self._literal(ord(character))
 
     def _literal(self, point: int) -> _Node:
-        others = _closed_over_case(((point, point),)) if self._ignores_case else ()
-        return _Node((others,) if len(others) > 1 else (re.escape(chr(point)),), 1)
+        alone: CodePoints = ((point, point),)
+        equals = _closed_over_case(alone) if self._ignores_case else alone
+        return _Node((equals if equals != alone else re.escape(chr(point)),), 1)
 
     def _group(self) -> _Node:
         if self._take("?#"):
@@ -399,8 +402,8 @@ class _Reader:
         return _Node(
             (*parts, sign),
             node.shortest * least,
-            unbounded=node.unbounded or repeats,
-            risky=node.risky or (repeats and node.unbounded),
+            unbounded=node.unbounded + repeats,
+            risky=node.risky or (repeats and len(node.parts) > 1),
             single=False,
         )
 
@@ -650,8 +653,8 @@ class Pattern:
 
     def _too_slow(self, text: str) -> TokenizerError:
         return TokenizerError(
-            f"The pattern {self._source!r} was stopped after {SECONDS:g} s on a text of {len(text)} characters: it "
-            "has a repetition inside a repetition, whose time can explode. Use another model.",
+            f"The pattern {self._source!r} was stopped after {SECONDS:g} s on a text of {len(text)} characters: its "
+            "time can explode. Use another model.",
             pattern=self._source,
             seconds=SECONDS,
         )

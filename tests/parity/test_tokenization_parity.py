@@ -114,10 +114,10 @@ def test_zoo_agrees_on_any_text(chunk: int, text: str, pair: str | None, special
             continue
         assert not differences(mine, theirs), name
         assert ours.ids(text, pair, add_special_tokens=special) == theirs.ids, name
-        for skip in (False, True):
-            decoded = ours.decode(theirs.ids, skip_special_tokens=skip)
-            assert decoded == rust.decode(theirs.ids, skip_special_tokens=skip), name
-        if index % 3 == len(text) % 3:
+        skip = (index + len(text)) % 2 == 0
+        decoded = ours.decode(theirs.ids, skip_special_tokens=skip)
+        assert decoded == rust.decode(theirs.ids, skip_special_tokens=skip), name
+        if (index + len(text)) % 3 == 0:
             compare_cut(name, ours_left if cut.side == "left" else ours, rust, (text, pair, special, cut))
 
 
@@ -144,7 +144,11 @@ def compare_cut(name: str, ours: Tokenizer, rust: Any, case: tuple[str, str | No
 # ---------------------------------------------------------------------------------------------- every code point
 
 
-CODE_POINTS = [point for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+CODE_POINTS = [
+    *(*range(0xD800), *range(0xE000, 0x32400)),
+    *(0x7FFFF, 0xDFFFF, *range(0xE0000, 0xE0400), 0xEFFFF, 0xF0000, 0xFFFFD, 0xFFFFE, 0x100000, 0x10FFFD, 0x10FFFF),
+]
+"""All that is assigned, and a few of each stretch of what is not."""
 
 
 @pytest.mark.parametrize("name", ["nmt", "byte level", "strip", "replace spaces", "precompiled"])
@@ -156,7 +160,7 @@ def test_normalizers_agree_on_every_code_point(name: str) -> None:
         assert ours.normalize(text) == rust.normalize_str(text), hex(CODE_POINTS[start])
 
 
-@pytest.mark.parametrize("name", ["single digits", "scripts", "split gpt2 isolated", "split o200k isolated"])
+@pytest.mark.parametrize("name", ["single digits", "scripts"])
 def test_pre_tokenizers_agree_on_every_code_point(name: str) -> None:
     rust = pre_tokenizer_zoo()[name]
     ours = build_pre_tokenizer(json.loads(written(_host(pre_tokenizer=rust)))["pre_tokenizer"], "test")
@@ -247,20 +251,6 @@ KNOWN_DIFFERENCES = (
     Difference(r"\G is not supported.", pattern(r"\Ga"), "ab", "(The pattern", ["a", "b"]),
     Difference("Absent operators are not supported.", pattern("(?~ab)"), "ab", "(The pattern", ["a", "b"]),
     Difference("Extended patterns are not supported.", pattern("(?x: a )"), "ab", "(The pattern", ["a", "b"]),
-    Difference(
-        "A template takes one or two texts; the library finds out when it encodes.",
-        {
-            "post_processor": processors.Sequence(
-                [
-                    processors.TemplateProcessing("$A [S]", "$A [S] $B [S]", special_tokens=[("[S]", 5)]),
-                    processors.TemplateProcessing("$A", "$A $B", special_tokens=[]),
-                ]
-            )
-        },
-        "ab",
-        "(A TemplateProcessing",
-        ["a", "b"],
-    ),
 )
 
 
@@ -281,6 +271,17 @@ def test_known_differences_are_what_they_are_said_to_be(difference: Difference) 
         assert mine.startswith(difference.ours)
     else:
         assert mine == difference.ours
+
+
+def test_a_template_of_more_than_two_parts_is_refused_where_the_library_panics() -> None:
+    tokens = [("[S]", 1)]
+    template = processors.TemplateProcessing("$A [S]", "$A [S] $B [S]", special_tokens=tokens)
+    rust = _host(post_processor=processors.Sequence([template, template]))
+    ours = Tokenizer.from_json(written(rust))
+    assert not differences(ours.encode("a"), rust.encode("a"))
+    assert outcome(rust.encode, "a", "b") is None
+    with pytest.raises(TokenizerError, match="TemplateProcessing"):
+        ours.encode("a", "b")
 
 
 def test_a_stride_without_room_is_refused_where_the_library_panics() -> None:
@@ -337,7 +338,8 @@ def test_decoding_in_a_stream_agrees(text: str, skip: bool) -> None:
                 piece, agrees = stepped(expected, rust, token_id)
                 assert not agrees or pieces[-1] == piece, name
         pieces.append(stream.finish())
-        if agrees:
+        # That one takes characters off the beginning of whatever it is given: of each piece, in a stream.
+        if agrees and "long strip" not in name:
             assert "".join(pieces) == ours.decode(theirs, skip_special_tokens=skip), name
 
 
