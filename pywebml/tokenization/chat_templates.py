@@ -22,6 +22,7 @@ DEFAULT: Final = "default"
 TOOL_USE: Final = "tool_use"
 
 _MOST_CHARACTERS: Final = 1 << 24
+_MOST_COMPILED: Final = 32
 _MOST_REPEATS: Final = 1 << 20
 _LARGEST_EXPONENT: Final = 64
 _END: Final = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -118,6 +119,8 @@ class ChatTemplates:
         try:
             template = self._compiled.get(source)
             if template is None:
+                if len(self._compiled) >= _MOST_COMPILED:
+                    self._compiled.clear()
                 template = self._compiled[source] = jinja.environment.from_string(source)
             return _joined(template.generate(variables))
         except TokenizerError:

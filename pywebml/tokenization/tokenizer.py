@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from operator import index
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -205,7 +206,7 @@ class Tokenizer:
         if type(stride) is not int or stride < 0:
             raise TokenizerError(f"stride={stride!r} is not a number of tokens.", stride=str(stride))
         texts = (text,) if pair is None else (text, pair)
-        encodings = [self._encode_text(part, index) for index, part in enumerate(texts)]
+        encodings = [self._encode_text(part, number) for number, part in enumerate(texts)]
         if strategy is not None and limit <= _LARGEST_LENGTH:
             room = limit - (self._post_processor.added(pair=pair is not None) if add_special_tokens else 0)
             if room >= 0:
@@ -388,12 +389,12 @@ class Tokenizer:
 
     # --------------------------------------------------------------------------------------------------- private
 
-    def _encode_text(self, text: str | Sequence[str], index: int) -> Encoding:
+    def _encode_text(self, text: str | Sequence[str], type_id: int) -> Encoding:
         if isinstance(text, str) or not isinstance(text, Sequence):
-            return self._pipeline.encode(_checked(text), index)
+            return self._pipeline.encode(_checked(text), type_id)
         encoding = Encoding()
         for number, word in enumerate(text):
-            encoding.extend(self._pipeline.encode(_checked(word), index, word_id=number))
+            encoding.extend(self._pipeline.encode(_checked(word), type_id, word_id=number))
         return encoding
 
     def _ids(
@@ -429,12 +430,12 @@ class Tokenizer:
 
     def _written(self, ids: Iterable[int] | NDArray[np.int64], *, skip_special_tokens: bool) -> list[str]:
         """What decoders get."""
-        numbers = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        if set(map(type, numbers)) - {int}:
-            try:
-                numbers = list(map(_index, numbers))
-            except TypeError as error:
-                raise TokenizerError(f"Expected a list of token ids: {error}.") from error
+        try:
+            numbers = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+            if set(map(type, numbers)) - {int}:
+                numbers = list(map(index, numbers))
+        except TypeError as error:
+            raise TokenizerError(f"Expected a list of token ids: {error}.") from error
         added, tokens = self._added.written, self._model.tokens
         found = [added.get(number) or tokens.get(number) for number in numbers]
         dropped = self._added.special if skip_special_tokens else frozenset()
@@ -529,15 +530,6 @@ def build_tokenizer(fields: Fields, config: Fields, files: Mapping[str, bytes]) 
         return model.vocab.get(token) if found is None else found
 
     return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, find))
-
-
-def _index(value: Any) -> int:
-    number: int = value.__index__() if hasattr(value, "__index__") else _not_a_number(value)
-    return number
-
-
-def _not_a_number(value: object) -> int:
-    raise TypeError(f"{type(value).__name__} is none")
 
 
 def _check_padding(padding: PaddingArgument) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pywebml.tokenization.pre_tokenizers import build_pre_tokenizer
 from tests import vocabularies
 from tests.parity.tokenizer_texts import texts
 from tests.parity.tokenizer_zoo import built, normalizer_zoo, pre_tokenizer_zoo, written, zoo
+from tests.unit.test_tokenization import JSON_VALUES, paths
 
 CHUNKS = 24
 EXAMPLES = 45
@@ -351,6 +353,45 @@ def stepped(stream: Any, rust: Any, token_id: int) -> tuple[str, bool]:
         if "Invalid prefix" not in str(error):
             raise
         return "", False
+
+
+# --------------------------------------------------------------------------------------------- damaged files
+
+
+@cache
+def documents() -> list[tuple[dict[str, Any], list[str]]]:
+    """Files of the zoo, and where something can be wrong in them: everywhere but inside vocabularies."""
+    found = []
+    for _, rust in list(zoo())[::13]:
+        document = json.loads(written(rust))
+        model = document["model"]
+        # A few of its entries are enough, and quicker to read.
+        if isinstance(model["vocab"], list):
+            model["vocab"] = model["vocab"][:40]
+        places = [place for place in paths(document) if place.count(".") < 2 or not place.startswith("model.vocab.")]
+        found.append((document, places))
+    return found
+
+
+@settings(thorough, max_examples=600)
+@given(number=st.integers(0, 200), place=st.integers(0, 10**6), value=JSON_VALUES | st.just(...))
+def test_no_damage_to_any_file_gives_any_other_error(number: int, place: int, value: Any) -> None:
+    document, places = documents()[number % len(documents())]
+    damaged = copy.deepcopy(document)
+    *parents, last = places[place % len(places)].split(".")
+    target: Any = damaged
+    for key in parents:
+        target = target[int(key) if isinstance(target, list) else key]
+    key = int(last) if isinstance(target, list) else last
+    if value is ...:
+        del target[key]
+    else:
+        target[key] = value
+    with contextlib.suppress(TokenizerError):
+        ours = Tokenizer.from_json(json.dumps(damaged).encode())
+        encoding = ours.encode("hello [SEP] wörld\u0301 漢 12", "a\r\n", truncation=True, max_length=12)
+        ours(["hello", "the world 👍🏽"], padding=True)
+        ours.decode(encoding.ids)
 
 
 # ------------------------------------------------------------------------------------------- real vocabularies

@@ -58,7 +58,10 @@ def test_messages_are_plain_data_to_a_template() -> None:
 
 
 def test_the_callers_messages_stay_as_they_are() -> None:
-    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b ", "name": None}]
+    chat: list[dict[str, Any]] = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b ", "name": None},
+    ]
     before = [dict(message) for message in chat]
     assert render("{% for m in messages %}{{ m.content }}|{% endfor %}", chat, continue_final_message=True) == "a|b "
     assert chat == before
