@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
 from collections.abc import Iterator
-from typing import Final, TypeGuard
+from contextlib import contextmanager
+from itertools import chain
+from typing import Final, TypeGuard, cast
 
 from pywebml.errors import TokenizerError
 
 _ID_LIMIT: Final = 2**32
 _ID: Final = "a token id (an integer from 0 to 4294967295)"
+_NUMBER_LIMIT: Final = 2**63
 _DEEPEST: Final = 32
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NESTING: Final[frozenset[type]] = frozenset((dict, list))
 _KINDS: Final = {
     dict: "an object",
@@ -26,10 +32,25 @@ _KINDS: Final = {
 def _nested(value: object) -> list[object]:
     """The objects and lists right inside an object or a list."""
     inner = list(value.values()) if isinstance(value, dict) else value
-    # A vocabulary has tens of thousands of plain values: passed over without a Python loop.
-    if not isinstance(inner, list) or _NESTING.isdisjoint(map(type, inner)):
+    # A vocabulary has tens of thousands of plain values, or pairs of them: passed over without a Python loop.
+    if not isinstance(inner, list):
+        return []
+    kinds = set(map(type, inner))
+    if _NESTING.isdisjoint(kinds) or (kinds == {list} and _NESTING.isdisjoint(map(type, chain.from_iterable(inner)))):
         return []
     return [item for item in inner if isinstance(item, dict | list)]
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """No search for garbage in cycles meanwhile: reading a large file makes none, and the search would take longer."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Required:
@@ -93,6 +114,9 @@ class Fields:
             raise TokenizerError(
                 f"{name} is not JSON in UTF-8: {error}. Download the file again.", place=name
             ) from error
+        if _SURROGATE.search(data) is not None:
+            # It may be half of a pair that is whole.
+            check_text(json.dumps(value, ensure_ascii=False), name)
         # Components nest, and so do the calls that run them: a bound here is one for those too.
         level = [value]
         for _ in range(_DEEPEST):
@@ -138,9 +162,13 @@ class Fields:
     def natural(self, name: str, default: int | Required = REQUIRED) -> int:
         """An integer that is not negative."""
         value = self._get(name, default)
-        if type(value) is not int or value < 0:
-            raise wrong_type(self.place_of(name), "an integer that is not negative", value)
+        if type(value) is not int or not 0 <= value < _NUMBER_LIMIT:
+            raise wrong_type(self.place_of(name), "an integer of 64 bits that is not negative", value)
         return value
+
+    def optional_string(self, name: str) -> str | None:
+        """A string; None when it is null or missing."""
+        return self.string(name) if self.has(name) else None
 
     def child(self, name: str) -> Fields:
         """An object."""
@@ -161,12 +189,19 @@ class Fields:
         if not values:
             raise TokenizerError(f"{place} is empty. The file is damaged.", place=place)
         # What `is_id` says, without a call for each of tens of thousands.
-        found = {token: value for token, value in values.items() if type(value) is int and 0 <= value < _ID_LIMIT}
-        if len(found) != len(values):
-            token = next(token for token in values if token not in found)
+        found = cast(dict[str, int], values)
+        if set(map(type, values.values())) != {int} or min(found.values()) < 0 or max(found.values()) >= _ID_LIMIT:
+            token = next(token for token, value in values.items() if not is_id(value))
             raise wrong_type(f"{place}[{token!r}]", _ID, values[token])
         check_text("\n".join(found), place)
         return found
+
+    def values(self, name: str) -> list[object]:
+        """A list, as it stands."""
+        value = self._get(name, REQUIRED)
+        if not isinstance(value, list):
+            raise wrong_type(self.place_of(name), "a list", value)
+        return value
 
     def ids(self, name: str) -> tuple[int, ...]:
         """A list of token ids."""

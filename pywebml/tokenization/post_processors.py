@@ -1,16 +1,22 @@
-"""Post-processors: special tokens are put around the sequences, and each token gets its type id.
+"""Post-processors: special tokens are put around the texts, and each token gets its type id.
 
-All are compiled to the same thing: a layout per case, which the tokenizer fills in.
+Each equals the component of the same name in the Rust `tokenizers` library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from pywebml.errors import TokenizerError
+from pywebml.tokenization import unicode_tables as tables
+from pywebml.tokenization.byte_level import SPACE
+from pywebml.tokenization.encoding import Encoding, merged, special
 from pywebml.tokenization.fields import Fields, is_id, unknown_component, wrong_type
+
+_SPECIAL = (-1, -2)
+"""Ids that stand for the texts while a layout is worked out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +26,166 @@ class Part:
     Attributes:
         sequence: Which text stands here, 0 or 1; None for special tokens.
         ids: Of the special tokens.
-        tokens: The same as strings.
         type_id: Of everything in this part.
+    """
+
+    sequence: int | None
+    ids: tuple[int, ...]
+    type_id: int
+
+
+Layout: TypeAlias = tuple[Part, ...]
+
+
+class Step(Protocol):
+    """Changes the encodings of one or two texts, or of these and special tokens."""
+
+    def added(self, *, pair: bool) -> int:
+        """How many tokens it puts around a text, or around two."""
+
+    def process(self, encodings: list[Encoding], add_special_tokens: bool) -> list[Encoding]:
+        """The changed encodings."""
+
+
+class PostProcessor:
+    """Steps, one after the other; and what becomes of texts by them.
+
+    Args:
+        steps: What to do; None: nothing at all.
+    """
+
+    def __init__(self, steps: Sequence[Step] | None) -> None:
+        self._steps = steps
+        self._layouts: dict[tuple[bool, bool], Layout] = {}
+
+    def added(self, *, pair: bool) -> int:
+        """How many tokens are put around a text, or around two."""
+        return sum(step.added(pair=pair) for step in self._steps or ())
+
+    def layout(self, *, pair: bool, add_special_tokens: bool) -> Layout:
+        """What a text, or a pair of texts, looks like afterwards.
+
+        Raises:
+            TokenizerError: The steps do not go together.
+        """
+        found = self._layouts.get((pair, add_special_tokens))
+        if found is None:
+            found = self._layout(pair=pair, add_special_tokens=add_special_tokens)
+            self._layouts[pair, add_special_tokens] = found
+        return found
+
+    def process(self, encodings: list[Encoding], *, add_special_tokens: bool) -> Encoding:
+        """Put special tokens around one or two texts, which become one encoding."""
+        if self._steps is None:
+            if len(encodings) == 1:
+                return encodings[0]
+            for index, encoding in enumerate(encodings):
+                encoding.mark_sequence(index)
+            return merged(encodings)
+        for index, encoding in enumerate(encodings):
+            for one in (encoding, *encoding.overflowing):
+                one.mark_sequence(index)
+            encoding.type_ids = [index] * len(encoding)
+        for step in self._steps:
+            encodings = step.process(encodings, add_special_tokens)
+        return merged(encodings)
+
+    def _layout(self, *, pair: bool, add_special_tokens: bool) -> Layout:
+        # Found out with a stand-in of one token for each text: no step looks into the texts.
+        texts = [
+            Encoding([token_id], [index], [""], [(0, 0)], [0], [1], [0])
+            for index, token_id in enumerate(_SPECIAL[: 1 + pair])
+        ]
+        whole = self.process(texts, add_special_tokens=add_special_tokens)
+        return tuple(
+            Part(None, (token_id,), type_id) if token_id >= 0 else Part(_SPECIAL.index(token_id), (), type_id)
+            for token_id, type_id in zip(whole.ids, whole.type_ids, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bert:
+    """`[CLS] A [SEP]`, and ` B [SEP]`."""
+
+    cls: tuple[str, int]
+    sep: tuple[str, int]
+
+    def added(self, *, pair: bool) -> int:
+        """How many tokens it puts around a text, or around two."""
+        return 3 if pair else 2
+
+    def process(self, encodings: list[Encoding], add_special_tokens: bool) -> list[Encoding]:
+        """The changed encodings."""
+        if not add_special_tokens:
+            return encodings
+        return [
+            _wrapped(encoding, self.cls, self.sep, index=0, type_id=0)
+            if index == 0
+            else _wrapped(encoding, None, self.sep, index=1, type_id=1)
+            for index, encoding in enumerate(encodings)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Roberta:
+    """`<s> A </s>`, and `</s> B </s>`; every type id is 0."""
+
+    cls: tuple[str, int]
+    sep: tuple[str, int]
+    trim_offsets: bool
+    add_prefix_space: bool
+
+    def added(self, *, pair: bool) -> int:
+        """How many tokens it puts around a text, or around two."""
+        return 4 if pair else 2
+
+    def process(self, encodings: list[Encoding], add_special_tokens: bool) -> list[Encoding]:
+        """The changed encodings."""
+        if self.trim_offsets:
+            trim_offsets(encodings, add_prefix_space=self.add_prefix_space)
+        for encoding in encodings:
+            encoding.type_ids = [0] * len(encoding)
+        if not add_special_tokens:
+            return encodings
+        wrapped = [
+            _wrapped(encoding, self.cls if index == 0 else self.sep, self.sep, index=min(index, 1), type_id=0)
+            for index, encoding in enumerate(encodings)
+        ]
+        for encoding in wrapped:
+            for other in encoding.overflowing:
+                other.type_ids = [0] * len(other)
+        return wrapped
+
+
+@dataclass(frozen=True, slots=True)
+class ByteLevel:
+    """Spaces at the ends of tokens do not count to their places."""
+
+    trim_offsets: bool
+    add_prefix_space: bool
+
+    def added(self, *, pair: bool) -> int:
+        """None."""
+        return 0
+
+    def process(self, encodings: list[Encoding], add_special_tokens: bool) -> list[Encoding]:
+        """The changed encodings."""
+        if self.trim_offsets:
+            trim_offsets(encodings, add_prefix_space=self.add_prefix_space)
+        for index, encoding in enumerate(encodings):
+            encoding.mark_sequence(index)
+        return encodings
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a template: a text, or special tokens.
+
+    Attributes:
+        sequence: Which text stands here, 0 or 1; None for special tokens.
+        ids: Of the special tokens.
+        tokens: The same as strings.
+        type_id: Of everything in this piece.
     """
 
     sequence: int | None
@@ -30,52 +194,118 @@ class Part:
     type_id: int
 
 
-Layout: TypeAlias = tuple[Part, ...]
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Texts and special tokens in any order."""
+
+    single: tuple[Piece, ...]
+    pair: tuple[Piece, ...]
+
+    def added(self, *, pair: bool) -> int:
+        """How many tokens it puts around a text, or around two."""
+        return sum(len(piece.ids) for piece in (self.pair if pair else self.single))
+
+    def process(self, encodings: list[Encoding], add_special_tokens: bool) -> list[Encoding]:
+        """The changed encodings."""
+        if len(encodings) > 2:
+            raise TokenizerError(
+                "A TemplateProcessing stands behind another post-processor that adds tokens, which it cannot: it "
+                "takes one or two texts. The file is damaged.",
+                encodings=len(encodings),
+            )
+        found: list[Encoding] = []
+        for piece in self.pair if len(encodings) == 2 else self.single:
+            if piece.sequence is None:
+                if add_special_tokens:
+                    found.append(special(piece.ids, piece.tokens, piece.type_id))
+                continue
+            encoding = encodings[piece.sequence]
+            encoding.type_ids = [piece.type_id] * len(encoding)
+            encoding.mark_sequence(piece.sequence)
+            found.append(encoding.copy())
+        return found
 
 
-class PostProcessor:
-    """What a text, and a pair of texts, look like with and without special tokens.
+def trim_offsets(encodings: Sequence[Encoding], *, add_prefix_space: bool) -> None:
+    """Take spaces at the ends of tokens out of their places.
 
     Args:
-        single: Layout of one text.
-        pair: Layout of two.
-        plain_pair: Layout of two without special tokens; None: `pair` with those left out.
+        encodings: Changed in place, with all that overflowed.
+        add_prefix_space: A single space before the first token was put there, so it has no place to be taken from.
     """
-
-    def __init__(self, single: Layout, pair: Layout, plain_pair: Layout | None = None) -> None:
-        self._with_special = {False: single, True: pair}
-        self._plain = {False: _without_special(single), True: plain_pair or _without_special(pair)}
-
-    def layout(self, *, pair: bool, add_special_tokens: bool) -> Layout:
-        """The layout of a case."""
-        return (self._with_special if add_special_tokens else self._plain)[pair]
-
-
-def _without_special(layout: Layout) -> Layout:
-    return tuple(part for part in layout if part.sequence is not None)
+    for encoding in encodings:
+        for one in (encoding, *encoding.overflowing):
+            trimmed = [
+                _trimmed(token, offsets, is_first=index == 0, add_prefix_space=add_prefix_space)
+                for index, (token, offsets) in enumerate(zip(one.tokens, one.offsets, strict=True))
+            ]
+            one.offsets = trimmed
 
 
-def _text(sequence: int, type_id: int) -> Part:
-    return Part(sequence, (), (), type_id)
+_SPACES = frozenset(SPACE) | {chr(point) for point in range(0x3001) if tables.membership(tables.WHITESPACE)(point)}
+_STRIPPED = "".join(_SPACES)
 
 
-def _special(token: str, token_id: int, *, type_id: int) -> Part:
-    return Part(None, (token_id,), (token,), type_id)
+def _trimmed(token: str, offsets: tuple[int, int], *, is_first: bool, add_prefix_space: bool) -> tuple[int, int]:
+    leading = len(token) - len(token.lstrip(_STRIPPED))
+    trailing = len(token) - len(token.rstrip(_STRIPPED))
+    start, end = offsets
+    if leading:
+        if (is_first or start == 0) and add_prefix_space and leading == 1:
+            leading = 0
+        start = min(start + leading, end)
+    if trailing and end >= trailing:
+        end = max(end - trailing, start)
+    return start, end
 
 
-_PLAIN_SINGLE: Layout = (_text(0, 0),)
-_PLAIN_PAIR: Layout = (_text(0, 0), _text(1, 1))
+def _wrapped(
+    encoding: Encoding, before: tuple[str, int] | None, after: tuple[str, int], *, index: int, type_id: int
+) -> Encoding:
+    """A text, and what overflowed of it, between special tokens."""
+    result = Encoding() if before is None else special((before[1],), (before[0],), type_id)
+    start = len(result)
+    content = encoding.part(0, len(encoding))
+    content.special_tokens_mask = [0] * len(content)
+    content.attention_mask = [1] * len(content)
+    result.extend(content)
+    result.sequence_ranges = {index: (start, len(result))}
+    result.extend(special((after[1],), (after[0],), type_id))
+    result.overflowing = [
+        _wrapped(other, before, after, index=index, type_id=type_id) for other in encoding.overflowing
+    ]
+    return result
+
+
+# ---------------------------------------------------------------------------------------------- from the file
+
+
 _SEQUENCES: Mapping[str, int] = {"A": 0, "B": 1}
 
 
-def _bert(fields: Fields) -> PostProcessor:
-    cls, sep = _token_and_id(fields, "cls"), _token_and_id(fields, "sep")
-    single = (_special(*cls, type_id=0), _text(0, 0), _special(*sep, type_id=0))
-    return PostProcessor(single, (*single, _text(1, 1), _special(*sep, type_id=1)), _PLAIN_PAIR)
+def _bert(fields: Fields) -> Sequence[Step]:
+    return (Bert(_token_and_id(fields, "cls"), _token_and_id(fields, "sep")),)
+
+
+def _roberta(fields: Fields) -> Sequence[Step]:
+    return (
+        Roberta(
+            _token_and_id(fields, "cls"),
+            _token_and_id(fields, "sep"),
+            trim_offsets=fields.boolean("trim_offsets"),
+            add_prefix_space=fields.boolean("add_prefix_space"),
+        ),
+    )
+
+
+def _byte_level(fields: Fields) -> Sequence[Step]:
+    return (
+        ByteLevel(trim_offsets=fields.boolean("trim_offsets"), add_prefix_space=fields.boolean("add_prefix_space")),
+    )
 
 
 def _token_and_id(fields: Fields, name: str) -> tuple[str, int]:
-    values = [value for value, _ in fields.sequence(name)]
+    values = fields.values(name)
     if len(values) == 2:
         token, token_id = values
         if isinstance(token, str) and is_id(token_id):
@@ -83,16 +313,18 @@ def _token_and_id(fields: Fields, name: str) -> tuple[str, int]:
     raise wrong_type(fields.place_of(name), "a list of a token and its id", values)
 
 
-def _template(fields: Fields) -> PostProcessor:
+def _template(fields: Fields) -> Sequence[Step]:
     special_tokens = fields.child("special_tokens")
-    return PostProcessor(
-        _template_layout(fields, "single", special_tokens, sequences=1),
-        _template_layout(fields, "pair", special_tokens, sequences=2),
+    return (
+        Template(
+            _template_pieces(fields, "single", special_tokens, sequences=1),
+            _template_pieces(fields, "pair", special_tokens, sequences=2),
+        ),
     )
 
 
-def _template_layout(fields: Fields, name: str, special_tokens: Fields, *, sequences: int) -> Layout:
-    parts: list[Part] = []
+def _template_pieces(fields: Fields, name: str, special_tokens: Fields, *, sequences: int) -> tuple[Piece, ...]:
+    pieces: list[Piece] = []
     for value, place in fields.sequence(name):
         piece = Fields(value, place)
         if piece.has("Sequence"):
@@ -104,7 +336,7 @@ def _template_layout(fields: Fields, name: str, special_tokens: Fields, *, seque
                     "The file is damaged.",
                     place=body.place,
                 )
-            parts.append(_text(sequence, body.natural("type_id")))
+            pieces.append(Piece(sequence, (), (), body.natural("type_id")))
         else:
             body = piece.child("SpecialToken")
             token = special_tokens.child(body.string("id"))
@@ -114,15 +346,31 @@ def _template_layout(fields: Fields, name: str, special_tokens: Fields, *, seque
                     f"{token.place} has {len(ids)} ids for {len(tokens)} tokens. The file is damaged.",
                     place=token.place,
                 )
-            parts.append(Part(None, ids, tokens, body.natural("type_id")))
-    return tuple(parts)
+            pieces.append(Piece(None, ids, tokens, body.natural("type_id")))
+    return tuple(pieces)
 
 
-POST_PROCESSORS: Mapping[str, Callable[[Fields], PostProcessor]] = {
+def _sequence(fields: Fields) -> Sequence[Step]:
+    return [step for item in fields.sequence("processors") for step in _steps(*item)]
+
+
+POST_PROCESSORS: Mapping[str, Callable[[Fields], Sequence[Step]]] = {
     "BertProcessing": _bert,
+    "ByteLevel": _byte_level,
+    "RobertaProcessing": _roberta,
+    "Sequence": _sequence,
     "TemplateProcessing": _template,
 }
-"""Type name in `tokenizer.json` to builder."""
+"""Type name in `tokenizer.json` to what makes its steps."""
+
+
+def _steps(value: object, place: str) -> Sequence[Step]:
+    fields = Fields(value, place)
+    name = fields.string("type")
+    builder = POST_PROCESSORS.get(name)
+    if builder is None:
+        raise unknown_component("post-processor", name, place, sorted(POST_PROCESSORS))
+    return builder(fields)
 
 
 def build_post_processor(value: object, place: str) -> PostProcessor:
@@ -135,19 +383,7 @@ def build_post_processor(value: object, place: str) -> PostProcessor:
     Raises:
         TokenizerError: It is not supported or malformed.
     """
-    if value is None:
-        return PostProcessor(_PLAIN_SINGLE, _PLAIN_PAIR)
-    fields = Fields(value, place)
-    name = fields.string("type")
-    builder = POST_PROCESSORS.get(name)
-    if builder is None:
-        raise unknown_component("post-processor", name, place, sorted(POST_PROCESSORS))
-    return builder(fields)
-
-
-def count_special(layout: Layout) -> int:
-    """How many tokens a layout adds."""
-    return sum(len(part.ids) for part in layout)
+    return PostProcessor(None if value is None else _steps(value, place))
 
 
 def fill(layout: Layout, sequences: Sequence[list[int]]) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, content: dict[str, bytes]) -> list[st
     """Stand in for pip: the bundle holds `content`; other requirements give their own bytes."""
     asked: list[str] = []
 
-    def download(requirement: str, folder: Path) -> Path:
+    def download(requirement: str, folder: Path, *platform: str) -> Path:
         asked.append(requirement)
         target = folder / "got.whl"
         if requirement.startswith(wheels.BUNDLE):
@@ -96,4 +97,29 @@ def test_a_pure_wheel_from_pypi_with_other_bytes_is_refused(cache: Path, monkeyp
     offer(monkeypatch, {"thing==1.0": b"changed on PyPI"})
     monkeypatch.setattr(wheels, "PYPI_PURE_WHEELS", {NAME: hashlib.sha256(b"from PyPI").hexdigest()})
     with pytest.raises(BuildError, match="PyPI has other bytes"):
+        fetch_wheels([WHEEL], VERSION)
+
+
+def packed(names: list[str]) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as content:
+        for name in names:
+            content.writestr(name, name)
+    return archive.getvalue()
+
+
+def test_of_a_wheel_that_is_out_of_reach_the_python_part_is_taken(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = packed(["b.py", "a/fast.cpython-314.so", "a/c.py"])
+    part = wheels.python_part(whole)
+    assert zipfile.ZipFile(io.BytesIO(part)).namelist() == ["a/c.py", "b.py"]
+    hashes = [hashlib.sha256(data).hexdigest() for data in (whole, part)]
+    monkeypatch.setattr(wheels, "PYTHON_PARTS", {NAME: wheels.PythonPart(*hashes)})
+    offer(monkeypatch, {"thing==1.0": whole})
+    assert fetch_wheels([WHEEL], VERSION)["thing"].read_bytes() == part
+
+
+def test_a_python_part_of_other_bytes_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheels, "PYTHON_PARTS", {NAME: wheels.PythonPart("0" * 64, "0" * 64)})
+    offer(monkeypatch, {"thing==1.0": packed(["b.py"])})
+    with pytest.raises(BuildError, match="has other bytes"):
         fetch_wheels([WHEEL], VERSION)

@@ -33,6 +33,8 @@ WHEELS = {
     "numpy": ("BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0", "https://github.com/numpy/numpy"),
     "pillow": ("MIT-CMU", "https://github.com/python-pillow/Pillow"),
     "regex": ("Apache-2.0 AND CNRI-Python", "https://github.com/mrabarnett/mrab-regex"),
+    "jinja2": ("BSD-3-Clause", "https://github.com/pallets/jinja"),
+    "markupsafe": ("BSD-3-Clause", "https://github.com/pallets/markupsafe"),
     "micropip": ("MPL-2.0", "https://github.com/pyodide/micropip"),
     "packaging": ("Apache-2.0 OR BSD-2-Clause", "https://github.com/pypa/packaging"),
     "pyodide-http": ("MIT", "https://github.com/koenvo/pyodide-http"),

@@ -28,7 +28,7 @@ TARGET = DIST / "pyodide"
 COPIED = ("pyodide.mjs", "pyodide.mjs.map", "pyodide.asm.mjs", "pyodide.asm.wasm")
 STANDARD_LIBRARY = "python_stdlib.zip"
 # micropip is for pages that install our wheel themselves; packaging and pyodide-http are for their Python code.
-PACKAGES = ("numpy", "pillow", "regex", "micropip", "packaging", "pyodide-http")
+PACKAGES = ("numpy", "pillow", "regex", "jinja2", "micropip", "packaging", "pyodide-http")
 # For compiling against the package, or for type checkers; a browser does neither.
 DEVELOPMENT_FILES = [".pyi", ".pxd", ".h", ".a", ".c"]
 # Exporting models and the command line need torch and a terminal.
@@ -191,7 +191,7 @@ def add_package() -> None:
         install_dir="site",
         sha256=_sha256(target),
         imports=["pywebml"],
-        depends=["numpy"],
+        depends=["jinja2", "numpy", "regex"],
     )
     write_lock(lock.model_copy(update={"packages": packages}), TARGET / "pyodide-lock.json")
     report = run_command(

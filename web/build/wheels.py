@@ -7,6 +7,7 @@ a few pure wheels PyPI itself. Bytes that do not match are refused, whatever the
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 import tempfile
 import urllib.error
@@ -28,10 +29,36 @@ BUNDLE_FOLDER = "open_webui/frontend/pyodide"
 BUNDLES = {"314.0.3": "0.12.4"}
 BUNDLE_MEGABYTES = 106
 
-# Pyodide rebuilds pure wheels, so its hash differs from PyPI's for the same sources; pyodide-http is not in the bundle,
+# Pyodide rebuilds pure wheels, so its hash differs from PyPI's for the same sources; these are not in the bundle,
 # which leaves the CDN alone for its rebuild. PyPI's own wheel of the same version is accepted by this hash.
 PYPI_PURE_WHEELS = {
+    "jinja2-3.1.6-py3-none-any.whl": "85ece4451f492d0c13c5dd7c13a64681a86afae63a5f347908daf103ce6d2f67",
     "pyodide_http-0.2.2-py3-none-any.whl": "cf006ea593c1643b5badeb4d42ed24a6eebd830276171fa1f82de0777b3fb608",
+}
+
+# markupsafe is in no bundle. Where the CDN's compiled wheel is out of reach, the Python part of PyPI's is enough: the
+# package works without its compiled part, which only makes HTML escapes faster.
+PLATFORM = ("--platform=manylinux2014_x86_64", "--python-version=314", "--implementation=cp")
+
+
+@dataclass(frozen=True, slots=True)
+class PythonPart:
+    """A wheel of PyPI without its compiled files.
+
+    Attributes:
+        source: SHA-256 of PyPI's wheel for `PLATFORM`.
+        part: SHA-256 of what `python_part` makes of it.
+    """
+
+    source: str
+    part: str
+
+
+PYTHON_PARTS = {
+    "markupsafe-3.0.3-cp314-cp314-pyemscripten_2026_0_wasm32.whl": PythonPart(
+        source="457a69a9577064c05a97c41f4e65148652db078a3a509039e64d3467b9e7ef97",
+        part="0d0fc943f09155e421e23c6bcdefd712ae54a172cb756cfd8addaa1df6a592af",
+    ),
 }
 
 
@@ -85,7 +112,8 @@ _Notes = dict[str, list[str]]
 
 def _accept(wheel: WantedWheel, data: bytes, source: str, notes: _Notes) -> bool:
     received = hashlib.sha256(data).hexdigest()
-    if received in (wheel.sha256, PYPI_PURE_WHEELS.get(wheel.file_name)):
+    part = PYTHON_PARTS.get(wheel.file_name)
+    if received in (wheel.sha256, PYPI_PURE_WHEELS.get(wheel.file_name), part and part.part):
         return True
     message = f"{source} has other bytes: expected SHA-256 {wheel.sha256}, received {received}"
     print(f"      refused: {wheel.file_name}: {message}", flush=True)
@@ -142,8 +170,9 @@ def _from_cdn(wanted: list[WantedWheel], folder: Path, version: str, notes: _Not
 
 def _from_bundle(wanted: list[WantedWheel], folder: Path, version: str, notes: _Notes) -> list[WantedWheel]:
     source = f"{BUNDLE} on PyPI"
-    bundled = [wheel for wheel in wanted if wheel.file_name not in PYPI_PURE_WHEELS]
-    others = [wheel for wheel in wanted if wheel.file_name in PYPI_PURE_WHEELS]
+    elsewhere = {*PYPI_PURE_WHEELS, *PYTHON_PARTS}
+    bundled = [wheel for wheel in wanted if wheel.file_name not in elsewhere]
+    others = [wheel for wheel in wanted if wheel.file_name in elsewhere]
     if not bundled:
         return others
     if version not in BUNDLES:
@@ -169,19 +198,37 @@ def _from_bundle(wanted: list[WantedWheel], folder: Path, version: str, notes: _
 
 def _from_pypi(wanted: list[WantedWheel], folder: Path, version: str, notes: _Notes) -> list[WantedWheel]:
     def read(wheel: WantedWheel) -> bytes | str:
-        if wheel.file_name not in PYPI_PURE_WHEELS:
+        part = PYTHON_PARTS.get(wheel.file_name)
+        if wheel.file_name not in PYPI_PURE_WHEELS and part is None:
             return "not tried, only pure wheels with a hash of their own are taken from there"
+        requirement = f"{wheel.name}=={wheel.version}"
         with tempfile.TemporaryDirectory(dir=folder) as download:
             try:
-                return _pip_download(f"{wheel.name}=={wheel.version}", Path(download)).read_bytes()
+                if part is None:
+                    return _pip_download(requirement, Path(download)).read_bytes()
+                data = _pip_download(requirement, Path(download), *PLATFORM).read_bytes()
+                received = hashlib.sha256(data).hexdigest()
+                if received != part.source:
+                    return f"has other bytes: expected SHA-256 {part.source}, received {received}"
+                return python_part(data)
             except (BuildError, OSError) as error:
                 return str(error)
 
     return _take_each(wanted, folder, "PyPI", read, notes)
 
 
-def _pip_download(requirement: str, folder: Path) -> Path:
-    options = ["--no-deps", "--ignore-requires-python", "--only-binary=:all:", "--no-cache-dir"]
+def python_part(wheel: bytes) -> bytes:
+    """A wheel without its compiled files; the same bytes every time."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(wheel)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as part:
+        for name in sorted(source.namelist()):
+            if not name.endswith((".so", "/")):
+                part.writestr(zipfile.ZipInfo(name), source.read(name))
+    return target.getvalue()
+
+
+def _pip_download(requirement: str, folder: Path, *platform: str) -> Path:
+    options = ["--no-deps", "--ignore-requires-python", "--only-binary=:all:", "--no-cache-dir", *platform]
     run_command(
         [sys.executable, "-m", "pip", "download", *options, "-d", folder, requirement],
         f"download-{requirement.split('=')[0]}",
