@@ -123,7 +123,8 @@ class HubIndex:
             return None
 
     async def _manifest(self, model: str, revision: str) -> tuple[Entries | None, BlobKey | None, bool]:
-        patience = await self._patience(model, revision)
+        stored = await self._platform.blobs.info(BlobKey(KIND, self._address.owner(model), revision, MANIFEST))
+        patience = await self._patience(model, revision) if stored is None else None
         try:
             async with asyncio.timeout(patience):
                 key, answered = await self._get_manifest(model, revision)
@@ -151,11 +152,10 @@ class HubIndex:
             raise
 
     async def _patience(self, model: str, revision: str) -> float | None:
-        """How long a list may take: not long, where files are here and only their list is not."""
+        """How long a list that is not here may take: not long, where files of its model are."""
         owner = self._address.owner(model)
-        here = [info.key for info in await self._platform.blobs.list(KIND)]
-        paths = {key.path for key in here if (key.owner, key.revision) == (owner, revision)}
-        return HEAD_SECONDS if paths and MANIFEST not in paths else None
+        keys = [info.key for info in await self._platform.blobs.list(KIND)]
+        return HEAD_SECONDS if any((key.owner, key.revision) == (owner, revision) for key in keys) else None
 
     async def _tree(self, model: str, revision: str) -> tuple[Entries | None, bool]:
         document = tree_document(self._address.owner(model), revision)

@@ -33,6 +33,8 @@ MIDDLE = PART_SIZE + 2_000_000
 """A byte of the second part."""
 END = 2 * PART_SIZE + 1_000_000
 """A byte of the last part."""
+BEFORE_LAST = 3 * PART_SIZE // 2
+"""Bytes that are here when the last part is asked for: half a part may still be under way on another connection."""
 LITTLE = 4096
 """Bytes of answers that bring nothing of the file."""
 TOKEN = "a-token-of-the-tests"
@@ -595,7 +597,7 @@ BODIES = (
         size=LARGE,
         error=DownloadError,
         words=("broke off",),
-        kept=2 * PART_SIZE,
+        kept=BEFORE_LAST,
     ),
     Row("no answer for the second part once", (rule("drop", **SECOND, **ONCE),), "parts", size=LARGE, again=PART_SIZE),
     Row(
@@ -612,7 +614,7 @@ BODIES = (
         size=LARGE,
         error=DownloadError,
         words=("broke off",),
-        kept=2 * PART_SIZE,
+        kept=BEFORE_LAST,
         stall_seconds=SHORT_STALL,
     ),
     # The server gives up between parts.
@@ -623,7 +625,7 @@ BODIES = (
         size=LARGE,
         error=DownloadError,
         words=("502",),
-        kept=2 * PART_SIZE,
+        kept=BEFORE_LAST,
     ),
     Row(
         "429 with an over-long Retry-After for parallel parts",
@@ -967,7 +969,7 @@ REDIRECTS = (
         "huggingface",
         size=LARGE,
         error=FileNotFoundOnHubError,
-        kept=2 * PART_SIZE,
+        kept=BEFORE_LAST,
     ),
     Row(
         "the CDN gives no answer for the second part",
@@ -1203,7 +1205,7 @@ CANCELS = (
         parallel=True,
         by_signal=True,
     ),
-    Cancel("in the last part", (rule("stall", 1_000, **LAST),), sent=2 * PART_SIZE + 1_000, kept=2 * PART_SIZE),
+    Cancel("in the last part", (rule("stall", 1_000, **LAST),), sent=2 * PART_SIZE + 1_000, kept=BEFORE_LAST),
     Cancel(
         "while it goes on with an earlier try",
         (rule("stall", 2_000_000),),

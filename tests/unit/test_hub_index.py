@@ -254,7 +254,7 @@ async def test_imported_files_are_known_by_their_bytes(
     assert {request.rpartition(" ")[2] for request in server.requests()} <= {TREE.removeprefix("GET ")}
 
     # Git's name of them is worked out once.
-    monkeypatch.setattr(hub_module, "git_oid_of", lambda _data: "")
+    monkeypatch.setattr(hub_module, "git_oid_of", lambda _data: "0" * 40)
     await _get_all(visit(platform, server), revision)
     assert [request for request in server.requests() if "resolve" in request] == []
 
@@ -267,13 +267,15 @@ async def test_imported_file_of_a_branch_that_has_changed_is_fetched(platform: P
     assert await later.read_file(MODEL, "main", "config.json") == CONFIG
 
 
-@pytest.mark.parametrize("listing", ["huggingface", "manifest"])
+@pytest.mark.parametrize(
+    ("listing", "more"), [("huggingface", {}), ("huggingface", {"manifest.json": b"{}"}), ("manifest", {})]
+)
 @pytest.mark.parametrize("fault", ["drop", "stall"])
 @pytest.mark.usefixtures("short_questions")
 async def test_imported_branch_without_any_list_is_used_when_its_hub_is_away(
-    platform: PatientPlatform, server: FaultServer, listing: Any, fault: str
+    platform: PatientPlatform, server: FaultServer, listing: Any, more: dict[str, bytes], fault: str
 ) -> None:
-    await store(platform, server, "main", FILES)
+    await store(platform, server, "main", {**FILES, **more})
     server.fault("*", fault, method="*")
     hub = visit(platform, server, listing=listing, stall_seconds=600)
     async with asyncio.timeout(30):

@@ -16,7 +16,7 @@ from pywebml import configure, create_engine, is_cached, prefetch, stored_models
 from pywebml.errors import QuotaExceededError
 from pywebml.hub import HubAddress, Selection, StoredModels
 from pywebml.hub.archive import import_models
-from pywebml.hub.space import in_use, make_room, models_in_use, room_for
+from pywebml.hub.space import _activity, in_use, make_room, models_in_use, room_for
 from pywebml.platform import BlobKey, Platform, StoreUsage
 from pywebml.platform.native import NativePlatform
 from pywebml.progress import TransferProgress, ignore_progress
@@ -244,18 +244,19 @@ async def test_room_that_was_refused_is_not_kept(platform: Platform) -> None:
 
 async def test_those_who_want_room_at_once_get_it_one_after_the_other(platform: Platform) -> None:
     async def take(key: BlobKey) -> None:
-        async with room_for(platform, {key: 600}, limit=1000):
-            taken.append(key)
-            await everybody_came.wait()
+        try:
+            async with room_for(platform, {key: 600}, limit=1000):
+                outcomes.append("room")
+                if len(outcomes) < 2:
+                    await both_know.wait()
+        except QuotaExceededError:
+            outcomes.append("no room")
+        both_know.set()
 
-    taken: list[BlobKey] = []
-    everybody_came = asyncio.Event()
-    tasks = [asyncio.ensure_future(take(key)) for key in (NEW, OTHER)]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    everybody_came.set()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert len(taken) == 1
-    assert [isinstance(result, QuotaExceededError) for result in results].count(True) == 1
+    outcomes: list[str] = []
+    both_know = asyncio.Event()
+    await asyncio.gather(*(take(key) for key in (NEW, OTHER)))
+    assert outcomes == ["room", "no room"]
 
 
 async def test_model_that_comes_into_use_while_room_is_made_stays(
@@ -400,6 +401,40 @@ async def test_import_leaves_the_model_of_a_live_engine_alone(server: FaultServe
         assert await names(platform) == ["tests/one"]
     await import_two(limit)
     assert await names(platform) == ["tests/two"]
+
+
+async def test_imported_model_is_in_use_and_has_room_until_it_is_there(
+    server: FaultServer, platform: NativePlatform
+) -> None:
+    publish(server, "one", folder="offline")
+    awaited: list[int] = []
+
+    def start(_model: str, _revision: str, _path: str, url: str) -> TransferProgress:
+        assert models_in_use(platform) == {(HUB, "tests/one", "v1.0.0")}
+        awaited.extend(len(files) for files in _activity(platform).awaited)
+        return TransferProgress(ignore_progress, "importing", url, {})
+
+    address = HubAddress.of(f"https://{HUB}")
+    await import_models(platform, address, server.root / "offline", start_progress=start)
+    assert awaited == list(range(len(awaited), 0, -1))
+    assert models_in_use(platform) == set()
+    assert _activity(platform).awaited == []
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_no_room_is_kept_for_files_that_have_come(server: FaultServer, platform: NativePlatform) -> None:
+    publish(server, "one")
+    server.fault("*.onnx", "stall", 100, times=1)
+    fetching = asyncio.ensure_future(prefetch(**OPTIONS, model_id="tests/one"))
+    await requested(server, "*.onnx")
+    [awaited] = _activity(platform).awaited
+    async with asyncio.timeout(10):
+        while len(awaited) > 1:  # noqa: ASYNC110 (what is waited for has no event)
+            await asyncio.sleep(0.005)
+    assert [key.path for key in awaited] == ["onnx/model.onnx"]
+    server.state.release()
+    await fetching
+    assert awaited == {}
 
 
 @pytest.mark.usefixtures("surroundings")

@@ -386,14 +386,18 @@ async def test_new_file_keeps_the_pin_and_the_uses_of_the_one_before(platform: P
 
 async def test_new_file_waits_for_whoever_changes_what_is_known_of_the_one_before(platform: Platform) -> None:
     key = await put(platform, "a")
+    writer = await platform.blobs.open_writer(key)
+    await writer.write(b"newer")
+    await writer.finish()
     async with platform.lock(LOCK):
-        writing = asyncio.ensure_future(rewrite(platform, key))
+        committing = asyncio.ensure_future(commit_file(platform, key, writer, {"etag": "new"}))
         for _ in range(5):
             await platform.blobs.list("model")
         await platform.blobs.update({key: {"model": "org/name", "pinned": True}})
-    await writing
-    [file] = await StoredModels(platform).files()
-    assert (file.pinned, file.size) == (True, 5)
+    await committing
+    info = await platform.blobs.info(key)
+    assert info is not None
+    assert (info.size, info.metadata["pinned"], info.metadata["etag"]) == (5, True, "new")
 
 
 async def test_attachments_are_committed_without_anything_of_models(platform: Platform) -> None:

@@ -95,7 +95,7 @@ BUILD_STAGE = Stage("build", (PYTHON, "-m", "web.build"), 900, "The message abov
 PYTEST = Stage(
     "pytest",
     (PYTHON, "-m", "pytest", f"--junitxml={PYTEST_REPORT}", "--durations=5"),
-    1500,
+    2400,
     "Run one test alone: .venv/bin/python -m pytest PATH -k NAME",
     _count_pytest,
 )
@@ -103,7 +103,7 @@ BUNDLE_TESTS = Stage("bundle node tests", ("node", "web/build/bundle.mjs", "test
 BROWSER = Stage(
     "browser",
     (BINARIES / "playwright", "test", "--reporter=list,json"),
-    900,
+    2400,
     "Run one test alone: npx playwright test -g NAME",
     _count_playwright,
     (("PLAYWRIGHT_JSON_OUTPUT_FILE", str(BROWSER_REPORT)), ("PLAYWRIGHT_JSON_OUTPUT_NAME", str(BROWSER_REPORT))),
