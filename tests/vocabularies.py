@@ -179,7 +179,7 @@ def tekken_tokenizer(size: int = 100_000) -> bytes:
         "invert": False,
     }
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    document = {
+    document: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
         "padding": None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import chain, repeat
-from operator import add
+from operator import add, itemgetter
 from typing import Final, cast
 
 from pywebml.errors import TokenizerError
@@ -25,22 +25,23 @@ class Merges:
     """Which tokens are merged, in the order in which this was learned.
 
     Attributes:
-        pairs: Both tokens with the separator between.
+        left: The first token of each merge.
+        right: The second one.
         separator: What is in none of them.
     """
 
-    pairs: Sequence[str]
+    left: Sequence[str]
+    right: Sequence[str]
     separator: str
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:
-        """Pair to its place; of equal pairs the last counts. Made when first needed: it is large."""
-        return dict(zip(self.pairs, range(len(self.pairs)), strict=True))
+        """Both tokens with the separator between, to their place; of equal pairs the last counts.
 
-    def sides(self) -> tuple[list[str], list[str]]:
-        """The first token of each pair, and the second."""
-        tokens = self.separator.join(self.pairs).split(self.separator) if self.pairs else []
-        return tokens[::2], tokens[1::2]
+        Made when first needed: it is large.
+        """
+        pairs = map(add, map(add, self.left, repeat(self.separator)), self.right)
+        return dict(zip(pairs, range(len(self.left)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ def read_merges(values: Sequence[object], place: str) -> Merges:
             lines = [line for line in lines if not line.startswith("#version")]
         if set(map(str.count, lines, repeat(" "))) - {1}:
             raise _no_pair(place)
-        return Merges(lines, " ")
+        tokens = " ".join(lines).split(" ") if lines else []
+        return Merges(tokens[::2], tokens[1::2], " ")
     if kinds != {list}:
         raise wrong_type(place, "a list of pairs of tokens", values)
     pairs = cast(list[list[str]], values)
@@ -241,7 +243,7 @@ def read_merges(values: Sequence[object], place: str) -> Merges:
         raise wrong_type(place, "pairs of strings", pairs)
     every = "".join(chain.from_iterable(pairs))
     separator = next(mark for mark in _SEPARATORS if mark not in every)
-    return Merges(list(map(separator.join, pairs)), separator)
+    return Merges(list(map(itemgetter(0), pairs)), list(map(itemgetter(1), pairs)), separator)
 
 
 # One of so many is in no token: a token would have to have it.
@@ -259,7 +261,7 @@ def checked_bpe(model: BPE, place: str) -> BPE:
         TokenizerError: It lacks something.
     """
     known = model.vocab.__contains__
-    left, right = model.merges.sides()
+    left, right = model.merges.left, model.merges.right
     prefix = model.continuing_subword_prefix
     # What is cut off the second token is as long as the prefix, whatever it is: so does the library.
     seconds = right if not prefix else [token[len(prefix) :] for token in right]

@@ -22,6 +22,7 @@ DEFAULT: Final = "default"
 TOOL_USE: Final = "tool_use"
 
 _MOST_CHARACTERS: Final = 1 << 24
+_MOST_COMPILED: Final = 32
 _MOST_REPEATS: Final = 1 << 20
 _LARGEST_EXPONENT: Final = 64
 _END: Final = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -74,7 +75,7 @@ class ChatTemplates:
                 arguments do not go together.
         """
         source = self._source(chat_template, tools)
-        if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        if not isinstance(messages, list | tuple) or not messages:
             raise TokenizerError("A chat needs a list of at least one message, such as {'role': 'user', 'content': …}.")
         for name, values in (("messages", messages), ("tools", tools or ()), ("documents", documents or ())):
             for value in values:
@@ -118,6 +119,8 @@ class ChatTemplates:
         try:
             template = self._compiled.get(source)
             if template is None:
+                if len(self._compiled) >= _MOST_COMPILED:
+                    self._compiled.clear()
                 template = self._compiled[source] = jinja.environment.from_string(source)
             return _joined(template.generate(variables))
         except TokenizerError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 CodePoints: TypeAlias = tuple[tuple[int, int], ...]
@@ -40,6 +41,7 @@ def intersection(left: CodePoints, right: CodePoints) -> CodePoints:
     return complement(union((complement(left), complement(right))))
 
 
+@lru_cache(128)
 def parse(table: str) -> CodePoints:
     """A set as `unicode_tables` writes it: ranges in hexadecimal."""
     bounds = (item.partition("-") for item in table.split())

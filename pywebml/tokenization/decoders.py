@@ -18,7 +18,7 @@ from pywebml.tokenization.normalizers import read_pattern
 Decoder: TypeAlias = Callable[[list[str]], list[str]]
 
 _UNREADABLE: Final = "\ufffd"
-_WORD_PIECE_CLEANUP: Final = (
+_WORD_PIECE_CLEANUP: Final[Sequence[tuple[str, str]]] = (
     (" .", "."),
     (" ?", "?"),
     (" !", "!"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -13,7 +14,9 @@ from pywebml.errors import TokenizerError
 
 _ID_LIMIT: Final = 2**32
 _ID: Final = "a token id (an integer from 0 to 4294967295)"
+_NUMBER_LIMIT: Final = 2**63
 _DEEPEST: Final = 32
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NESTING: Final[frozenset[type]] = frozenset((dict, list))
 _KINDS: Final = {
     dict: "an object",
@@ -111,6 +114,9 @@ class Fields:
             raise TokenizerError(
                 f"{name} is not JSON in UTF-8: {error}. Download the file again.", place=name
             ) from error
+        if _SURROGATE.search(data) is not None:
+            # It may be half of a pair that is whole.
+            check_text(json.dumps(value, ensure_ascii=False), name)
         # Components nest, and so do the calls that run them: a bound here is one for those too.
         level = [value]
         for _ in range(_DEEPEST):
@@ -156,8 +162,8 @@ class Fields:
     def natural(self, name: str, default: int | Required = REQUIRED) -> int:
         """An integer that is not negative."""
         value = self._get(name, default)
-        if type(value) is not int or value < 0:
-            raise wrong_type(self.place_of(name), "an integer that is not negative", value)
+        if type(value) is not int or not 0 <= value < _NUMBER_LIMIT:
+            raise wrong_type(self.place_of(name), "an integer of 64 bits that is not negative", value)
         return value
 
     def optional_string(self, name: str) -> str | None:

@@ -6,15 +6,18 @@ it, so that the Unicode version of the interpreter is of no account. It is writt
 text, whose classes are short and therefore fast.
 
 Why `re` where it can: it looks characters up in a bitmap, where `regex` walks through ranges. `regex` runs the
-patterns whose time could explode (a repetition inside a repetition), since it can be stopped.
+patterns whose time could explode (a group that is repeated, many repetitions one behind the other), since it can be
+stopped, and those with a look-behind of no fixed width.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, Protocol, TypeAlias
 
 from pywebml.errors import TokenizerError
@@ -24,10 +27,12 @@ from pywebml.tokenization import unicode_tables as tables
 from pywebml.tokenization.code_points import CodePoints
 
 SECONDS: Final = 10.0
-"""After this a pattern with nested repetitions is stopped."""
+"""After this a pattern whose time could explode is stopped."""
 
 _DEEPEST: Final = 64
 _LARGEST_COUNT: Final = 10_000
+_MOST_UNBOUNDED: Final = 2
+"""Repetitions without a limit, one behind the other, that published patterns have."""
 
 Part: TypeAlias = str | CodePoints
 """A piece of a pattern: text for `re`, or a class to be spelled out."""
@@ -63,14 +68,14 @@ class _Node:
     Attributes:
         parts: How to write it.
         shortest: The fewest characters it can match.
-        unbounded: Whether it repeats something without a limit.
-        risky: Whether it repeats, without a limit, something that does so itself.
+        unbounded: How many times it repeats something without a limit.
+        risky: Whether its time could explode: it repeats a group without a limit, or too much one behind the other.
         single: Whether a repetition behind it takes it as a whole.
     """
 
     parts: tuple[Part, ...]
     shortest: int
-    unbounded: bool = False
+    unbounded: int = 0
     risky: bool = False
     single: bool = True
 
@@ -173,6 +178,30 @@ def _asked(name: str) -> CodePoints | None:
     return points.union([(pair,) for pair in found])
 
 
+@cache
+def _cases() -> Mapping[int, CodePoints]:
+    """Characters to all that equal them when case is ignored."""
+    groups: dict[str, list[int]] = {}
+    for first, last in _category("Lu", "Ll", "Lt", "Mn", "Nl", "So"):
+        for point in range(first, last + 1):
+            groups.setdefault(chr(point).casefold(), []).append(point)
+    sets = [points.union([((point, point),) for point in group]) for group in groups.values() if len(group) > 1]
+    return {point: ranges for ranges in sets for first, last in ranges for point in range(first, last + 1)}
+
+
+@lru_cache(256)
+def _closed_over_case(ranges: CodePoints) -> CodePoints:
+    """The set and all that equals one of its members when case is ignored."""
+    cases = _cases()
+    firsts = [first for first, _ in ranges]
+    if sum(last - first + 1 for first, last in ranges) <= len(cases):
+        members = [point for first, last in ranges for point in range(first, last + 1) if point in cases]
+    else:
+        places = ((point, bisect_right(firsts, point) - 1) for point in cases)
+        members = [point for point, place in places if place >= 0 and point <= ranges[place][1]]
+    return points.union([ranges, *{cases[point] for point in members}])
+
+
 def _regex(pattern: str) -> Any:
     try:
         import regex
@@ -186,6 +215,16 @@ def _regex(pattern: str) -> Any:
 # -------------------------------------------------------------------------------------------------- reading
 
 
+_ANY: Final[CodePoints] = ((0, points.LAST),)
+_NO_NEWLINE: Final[CodePoints] = points.complement(((10, 10),))
+_NEWLINES: Final[CodePoints] = points.parse("A-D 85 2028-2029")
+_WIDE_ESCAPES: Final[Mapping[str, _Node]] = {
+    "N": _Node((_NO_NEWLINE,), 1),
+    "O": _Node((_ANY,), 1),
+    "R": _Node((r"(?>\r\n|", _NEWLINES, ")"), 1),
+}
+_FLAGS: Final = re.compile(r"\?(-?[imx]+(?:-[imx]+)?):")
+_FLAGS_TO_THE_END: Final = re.compile(r"\(\?(-?[imx]+(?:-[imx]+)?)\)")
 _ESCAPES: Final[Mapping[str, str]] = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "e": "\x1b"}
 _GROUP_STARTS: Final = ("?:", "?=", "?!", "?<=", "?<!", "?>")
 _ASSERTIONS: Final = ("?=", "?!", "?<=", "?<!")
@@ -198,6 +237,8 @@ class _Reader:
         self._source = source
         self._at = 0
         self._depth = 0
+        self._ignores_case = False
+        self._dot_is_any = False
 
     def read(self) -> _Node:
         node = self._alternatives()
@@ -240,7 +281,7 @@ class _Reader:
         return _Node(
             tuple(parts),
             min(branch.shortest for branch in branches),
-            any(branch.unbounded for branch in branches),
+            max(branch.unbounded for branch in branches),
             any(branch.risky for branch in branches),
             single=False,
         )
@@ -248,28 +289,35 @@ class _Reader:
     def _branch(self) -> _Node:
         nodes: list[_Node] = []
         while self._at < len(self._source) and not self._peek("|") and not self._peek(")"):
-            flags = re.compile(r"\(\?(-?[imx]+(?:-[imx]+)?)\)").match(self._source, self._at)
+            flags = _FLAGS_TO_THE_END.match(self._source, self._at)
             if flags is not None:
-                # Holds to the end of the group, alternatives behind it included.
+                # They hold to the end of the group, alternatives behind them included.
                 self._at = flags.end()
-                rest = self._alternatives()
-                nodes.append(self._flagged(flags[1], rest))
+                nodes.append(self._flagged(flags[1]))
                 break
             nodes.append(self._repeated(self._atom()))
         return _Node(
             tuple(part for node in nodes for part in node.parts),
             sum(node.shortest for node in nodes),
-            any(node.unbounded for node in nodes),
-            any(node.risky for node in nodes),
+            sum(node.unbounded for node in nodes),
+            any(node.risky for node in nodes) or sum(node.unbounded for node in nodes) > _MOST_UNBOUNDED,
             single=False,
         )
 
-    def _flagged(self, flags: str, node: _Node) -> _Node:
+    def _flagged(self, flags: str) -> _Node:
+        """What follows, read under flags."""
+        before = self._ignores_case, self._dot_is_any
         on, _, off = flags.partition("-")
-        if set(on + off) - {"i"}:
-            raise self._error(f"sets the flags {flags!r}, of which only 'i' is supported")
-        start = "(?i:" if on else "(?-i:"
-        return _Node((start, *node.parts, ")"), node.shortest, node.unbounded, node.risky)
+        if set(on + off) - {"i", "m"}:
+            raise self._error(f"sets the flags {flags!r}, of which only 'i' and 'm' are supported")
+        for names, value in ((on, True), (off, False)):
+            if "i" in names:
+                self._ignores_case = value
+            if "m" in names:
+                self._dot_is_any = value
+        node = self._alternatives()
+        self._ignores_case, self._dot_is_any = before
+        return _Node(("(?:", *node.parts, ")"), node.shortest, node.unbounded, node.risky)
 
     def _atom(self) -> _Node:
         character = self._next()
@@ -278,7 +326,7 @@ class _Reader:
         if character == "[":
             return _Node((self._class(),), 1)
         if character == ".":
-            return _Node((points.complement(((10, 10),)),), 1)
+            return _Node((_ANY if self._dot_is_any else _NO_NEWLINE,), 1)
         if character in "^$":
             # Lines, always: that is Ruby's way.
             return _Node((f"(?m:{character})",), 0)
@@ -286,17 +334,22 @@ class _Reader:
             return self._escape()
         if character in "*+?":
             raise self._error(f"repeats nothing with {character!r}")
-        return _Node((re.escape(character),), 1)
+        return self._literal(ord(character))
+
+    def _literal(self, point: int) -> _Node:
+        alone: CodePoints = ((point, point),)
+        equals = _closed_over_case(alone) if self._ignores_case else alone
+        return _Node((equals if equals != alone else re.escape(chr(point)),), 1)
 
     def _group(self) -> _Node:
         if self._take("?#"):
             while self._next() != ")":
                 pass
             return _Node((), 0)
-        flags = re.compile(r"\?(-?[imx]+(?:-[imx]+)?):").match(self._source, self._at)
+        flags = _FLAGS.match(self._source, self._at)
         if flags is not None:
             self._at = flags.end()
-            node = self._flagged(flags[1], self._alternatives())
+            node = self._flagged(flags[1])
             self._close()
             return node
         start = next((start for start in _GROUP_STARTS if self._take(start)), "?:")
@@ -349,8 +402,8 @@ class _Reader:
         return _Node(
             (*parts, sign),
             node.shortest * least,
-            unbounded=node.unbounded or repeats,
-            risky=node.risky or (repeats and node.unbounded),
+            unbounded=node.unbounded + repeats,
+            risky=node.risky or (repeats and len(node.parts) > 1),
             single=False,
         )
 
@@ -363,8 +416,12 @@ class _Reader:
             at_edge: tuple[Part, ...] = ("(?:(?<=", word, ")(?!", word, ")|(?<!", word, ")(?=", word, "))")
             inside: tuple[Part, ...] = ("(?:(?<=", word, ")(?=", word, ")|(?<!", word, ")(?!", word, "))")
             return _Node(at_edge if character == "b" else inside, 0)
+        if character in _WIDE_ESCAPES:
+            return _WIDE_ESCAPES[character]
         self._at -= 1
         members = self._escaped_set()
+        if self._ignores_case:
+            members = _closed_over_case(members)
         if character in "wW":
             extra = points.parse(unicode.WORD_EXTRA_OUTSIDE_CLASSES)
             outside = points.intersection(members, points.complement(extra))
@@ -439,6 +496,8 @@ class _Reader:
         self._depth -= 1
         part = points.union(sets)
         whole = part if whole is None else points.intersection(whole, part)
+        if self._ignores_case:
+            whole = _closed_over_case(whole)
         return points.complement(whole) if negated else whole
 
     def _posix(self, name: str, *, negated: bool) -> CodePoints:
@@ -582,18 +641,20 @@ class Pattern:
                 written.append(ascii_class(kept) if ascii_only else points.character_class(kept))
         text = f"({''.join(written)})"
         try:
-            if self._node.risky:
-                return _Stoppable(_regex(self._source).compile(text))
-            return re.compile(text)
-        except (re.error, OverflowError, RecursionError) as error:
+            if not self._node.risky:
+                with suppress(re.error):
+                    # A look-behind of no fixed width is an error to `re` alone.
+                    return re.compile(text)
+            return _Stoppable(_regex(self._source).compile(text))
+        except (_regex(self._source).error, OverflowError, RecursionError) as error:
             raise TokenizerError(
                 f"The pattern {self._source!r} cannot be used: {error}.", pattern=self._source
             ) from error
 
     def _too_slow(self, text: str) -> TokenizerError:
         return TokenizerError(
-            f"The pattern {self._source!r} was stopped after {SECONDS:g} s on a text of {len(text)} characters: it "
-            "has a repetition inside a repetition, whose time can explode. Use another model.",
+            f"The pattern {self._source!r} was stopped after {SECONDS:g} s on a text of {len(text)} characters: its "
+            "time can explode. Use another model.",
             pattern=self._source,
             seconds=SECONDS,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, chain
 from typing import Final
 
@@ -168,9 +169,15 @@ def _offsets(text: str, word: Aligned, described: Sequence[Token]) -> list[tuple
     ]
 
 
+@lru_cache(1)
+def _byte_ends(text: str) -> list[int]:
+    """For each character the number of bytes up to its end."""
+    return list(accumulate(len(character.encode()) for character in text))
+
+
 def _misplaced(text: str, start: int, end: int) -> tuple[int, int]:
     """The place of a token that reaches beyond its word: the library takes its bytes for bytes of the whole text."""
-    ends = list(accumulate(len(character.encode()) for character in text))
+    ends = _byte_ends(text)
     size = ends[-1]
     if start >= size:
         return start, end

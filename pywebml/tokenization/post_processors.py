@@ -56,19 +56,23 @@ class PostProcessor:
 
     def __init__(self, steps: Sequence[Step] | None) -> None:
         self._steps = steps
-        self._layouts = {
-            (pair, special): self._layout(pair=pair, add_special_tokens=special)
-            for pair in (False, True)
-            for special in (False, True)
-        }
+        self._layouts: dict[tuple[bool, bool], Layout] = {}
 
     def added(self, *, pair: bool) -> int:
         """How many tokens are put around a text, or around two."""
         return sum(step.added(pair=pair) for step in self._steps or ())
 
     def layout(self, *, pair: bool, add_special_tokens: bool) -> Layout:
-        """What a text, or a pair of texts, looks like afterwards."""
-        return self._layouts[pair, add_special_tokens]
+        """What a text, or a pair of texts, looks like afterwards.
+
+        Raises:
+            TokenizerError: The steps do not go together.
+        """
+        found = self._layouts.get((pair, add_special_tokens))
+        if found is None:
+            found = self._layout(pair=pair, add_special_tokens=add_special_tokens)
+            self._layouts[pair, add_special_tokens] = found
+        return found
 
     def process(self, encodings: list[Encoding], *, add_special_tokens: bool) -> Encoding:
         """Put special tokens around one or two texts, which become one encoding."""

@@ -7,11 +7,11 @@ those of a fast tokenizer of `transformers` that is called with the same argumen
 from __future__ import annotations
 
 import math
-from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from operator import index
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -206,7 +206,7 @@ class Tokenizer:
         if type(stride) is not int or stride < 0:
             raise TokenizerError(f"stride={stride!r} is not a number of tokens.", stride=str(stride))
         texts = (text,) if pair is None else (text, pair)
-        encodings = [self._encode_text(part, index) for index, part in enumerate(texts)]
+        encodings = [self._encode_text(part, number) for number, part in enumerate(texts)]
         if strategy is not None and limit <= _LARGEST_LENGTH:
             room = limit - (self._post_processor.added(pair=pair is not None) if add_special_tokens else 0)
             if room >= 0:
@@ -389,12 +389,12 @@ class Tokenizer:
 
     # --------------------------------------------------------------------------------------------------- private
 
-    def _encode_text(self, text: str | Sequence[str], index: int) -> Encoding:
+    def _encode_text(self, text: str | Sequence[str], type_id: int) -> Encoding:
         if isinstance(text, str) or not isinstance(text, Sequence):
-            return self._pipeline.encode(_checked(text), index)
+            return self._pipeline.encode(_checked(text), type_id)
         encoding = Encoding()
         for number, word in enumerate(text):
-            encoding.extend(self._pipeline.encode(_checked(word), index, word_id=number))
+            encoding.extend(self._pipeline.encode(_checked(word), type_id, word_id=number))
         return encoding
 
     def _ids(
@@ -430,12 +430,12 @@ class Tokenizer:
 
     def _written(self, ids: Iterable[int] | NDArray[np.int64], *, skip_special_tokens: bool) -> list[str]:
         """What decoders get."""
-        numbers = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        if set(map(type, numbers)) - {int}:
-            try:
-                numbers = list(map(_index, numbers))
-            except TypeError as error:
-                raise TokenizerError(f"Expected a list of token ids: {error}.") from error
+        try:
+            numbers = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+            if set(map(type, numbers)) - {int}:
+                numbers = list(map(index, numbers))
+        except TypeError as error:
+            raise TokenizerError(f"Expected a list of token ids: {error}.") from error
         added, tokens = self._added.written, self._model.tokens
         found = [added.get(number) or tokens.get(number) for number in numbers]
         dropped = self._added.special if skip_special_tokens else frozenset()
@@ -524,16 +524,12 @@ def build_tokenizer(fields: Fields, config: Fields, files: Mapping[str, bytes]) 
         build_post_processor(fields.value("post_processor"), fields.place_of("post_processor")),
     )
     decoder = build_decoder(fields.value("decoder"), fields.place_of("decoder"))
-    return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, ChainMap(added.ids, model.vocab)))
 
+    def find(token: str) -> int | None:
+        found = added.ids.get(token)
+        return model.vocab.get(token) if found is None else found
 
-def _index(value: Any) -> int:
-    number: int = value.__index__() if hasattr(value, "__index__") else _not_a_number(value)
-    return number
-
-
-def _not_a_number(value: object) -> int:
-    raise TypeError(f"{type(value).__name__} is none")
+    return Tokenizer(pipeline, decoder, _read_settings(fields, config, files, find))
 
 
 def _check_padding(padding: PaddingArgument) -> None:
@@ -595,7 +591,9 @@ def _rows(texts: str | Sequence[str], text_pairs: str | Sequence[str] | None) ->
     return list(zip(texts, text_pairs, strict=True))
 
 
-def _read_settings(fields: Fields, config: Fields, files: Mapping[str, bytes], vocab: Mapping[str, int]) -> Settings:
+def _read_settings(
+    fields: Fields, config: Fields, files: Mapping[str, bytes], find: Callable[[str], int | None]
+) -> Settings:
     """Lengths and padding: `tokenizer_config.json` first, then the blocks of `tokenizer.json`, then defaults."""
     padding = fields.child("padding") if fields.has("padding") else Fields({}, fields.place_of("padding"))
     truncation = fields.child("truncation") if fields.has("truncation") else Fields({}, fields.place_of("truncation"))
@@ -606,12 +604,12 @@ def _read_settings(fields: Fields, config: Fields, files: Mapping[str, bytes], v
     elif truncation.has("max_length"):
         model_max_length = _length(truncation, "max_length")
 
-    pad_token: str | None = "[PAD]" if "[PAD]" in vocab else None
+    pad_token: str | None = "[PAD]" if find("[PAD]") is not None else None
     if config.has("pad_token"):
         pad_token = _config_token(config, "pad_token")
     elif padding.has("pad_token"):
         pad_token = padding.string("pad_token")
-    pad_token_id = None if pad_token is None else vocab.get(pad_token)
+    pad_token_id = None if pad_token is None else find(pad_token)
 
     model_input_names = _INPUT_NAMES.get(
         config.string("tokenizer_class").removesuffix("Fast") if config.has("tokenizer_class") else "",

@@ -154,12 +154,16 @@ def read_unigram(fields: Fields) -> Unigram:
     pieces, scores = zip(*cast(list[list[object]], values), strict=True)
     if set(map(type, pieces)) != {str}:
         raise wrong_type(place, "a list of tokens, each with its score", values)
-    if set(map(type, scores)) - {int, float} or not all(map(isfinite, cast(tuple[float, ...], scores))):
+    try:
+        numbers = list(map(float, cast(tuple[float, ...], scores))) if not set(map(type, scores)) - {int, float} else []
+    except OverflowError:
+        numbers = []
+    if len(numbers) != len(pieces) or not all(map(isfinite, numbers)):
         raise wrong_type(place, "a list of tokens, each with a number as its score", values)
     check_text("\n".join(cast(tuple[str, ...], pieces)), place)
     return checked_unigram(
         cast(tuple[str, ...], pieces),
-        list(map(float, cast(tuple[float, ...], scores))),
+        numbers,
         unk_id=fields.natural("unk_id") if fields.has("unk_id") else None,
         byte_fallback=fields.has("byte_fallback") and fields.boolean("byte_fallback"),
         place=place,

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 CORPUS = (
     "hello world, the unaffable tokenizer's tokenization isn't finished; it'll be (mostly) done by 2026!",
-    "Hello WORLD  The quick brown fox\tjumps over 13 lazy dogs.\r\n\r\nIt's 3.14159, we've said: \"don't\" — they'd agree.",
+    "Hello WORLD  The quick brown fox\tjumps over 13 lazy dogs.\r\n\r\nIt's 3.14159, we've said: \"don't\" — they'd "
+    "agree.",
     "def tokenize(text: str) -> list[int]:\n    return [vocab[word] for word in text.split()]  # naïve\n",
     "Élève à l'école, ça coûte 1 234,56 €; ÀÉÎÕÜ straße ſtraſſe İstanbul ıssız",
     "Привет, мир! Как дела? Ελληνικά: Σίσυφος ς. שָׁלוֹם עוֹלָם مرحبا بالعالم ١٢٣",

@@ -17,7 +17,10 @@ from tests.parity.tokenizer_texts import CORPUS
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 O200K = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -60,9 +63,8 @@ def charsmap() -> str:
     """The table of NFKC with NMT rules that SentencePiece compiles into its models, in base64."""
     import base64
 
-    from tests.parity.sentencepiece_models import trained
-
     from pywebml.tokenization.sentencepiece import read_model
+    from tests.parity.sentencepiece_models import trained
 
     return base64.b64encode(read_model(trained("unigram", "nmt_nfkc_cf"), "test").charsmap).decode()
 
@@ -371,7 +373,9 @@ def zoo() -> Iterator[tuple[str, Any]]:
     for row in rows:
         chosen = [part[name] for part, name in zip(parts, row, strict=True)]
         index = generator.randrange(len(added)) if generator.random() < 0.5 else 0
-        yield " + ".join([*row, f"added {index}"]), built(*chosen, added[index])
+        normalizer, pre_tokenizer, model, processor, decoder = chosen
+        rust = built(normalizer, pre_tokenizer, model, processor, decoder, added[index])
+        yield " + ".join([*row, f"added {index}"]), rust
 
 
 _REPEATS = (6, 4, 16, 12, 8)

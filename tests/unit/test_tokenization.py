@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pywebml.errors import TokenizerError
 from pywebml.tokenization import UNLIMITED_LENGTH, Tokenizer
+from pywebml.tokenization.byte_level import CHARACTERS
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "un", "##aff", "##able", "!", ",", "e", "a", "##b", "漢"]
 
@@ -445,3 +446,123 @@ def paths(value: Any, prefix: str = "") -> list[str]:
 def test_no_damage_to_the_file_gives_any_other_error(path: str, value: Any) -> None:
     with contextlib.suppress(TokenizerError):
         Tokenizer.from_json(changed(path, value))(["hello [SEP] wörld", "a"], padding="longest", max_length=8)
+
+
+# ---------------------------------------------------------------------------------------- places, overflow, decoding
+
+
+def test_offsets_and_words_lead_back_to_the_text() -> None:
+    text = "HÉLLO, unaffable"
+    encoding = build().encode(text)
+    assert [text[start:end] for start, end in encoding.offsets] == ["", "HÉLLO", ",", "un", "aff", "able", ""]
+    assert encoding.word_ids == [None, 0, 1, 2, 2, 2, None]
+    assert encoding.sequence_ids == [None, 0, 0, 0, 0, 0, None]
+    assert encoding.word_to_tokens(2) == (3, 6)
+    assert encoding.word_to_chars(2) == (7, 16)
+    assert encoding.char_to_token(10) == 4
+    assert encoding.char_to_word(10) == 2
+    assert encoding.token_to_chars(4) == (9, 12)
+    assert (encoding.token_to_word(4), encoding.token_to_word(0)) == (2, None)
+    assert encoding.word_to_tokens(9) is None
+    assert encoding.char_to_token(6) is None
+
+
+def test_what_is_cut_off_overflows_with_a_stride() -> None:
+    encoding = build().encode("hello world ! , a", truncation=True, max_length=5, stride=1)
+    rows = [encoding, *encoding.overflowing]
+    assert [row.tokens for row in rows] == [
+        ["[CLS]", "hello", "world", "!", "[SEP]"],
+        ["[CLS]", "!", ",", "a", "[SEP]"],
+    ]
+
+
+def test_overflowing_rows_of_a_batch_name_their_texts() -> None:
+    batch = build()(
+        ["hello world ! , a", "e"],
+        max_length=5,
+        stride=1,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    assert batch["input_ids"].tolist() == [[2, 4, 5, 9, 3], [2, 9, 10, 12, 3], [2, 11, 3, 0, 0]]
+    assert batch["overflow_to_sample_mapping"].tolist() == [0, 0, 1]
+    assert batch["offset_mapping"][1].tolist() == [[0, 0], [12, 13], [14, 15], [16, 17], [0, 0]]
+    assert batch["special_tokens_mask"][2].tolist() == [1, 0, 1, 1, 1]
+    assert all(array.dtype == np.int64 for array in batch.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncation": "only_second", "max_length": 3}, "second text"),
+        ({"pair": "hello world !", "truncation": "only_first", "max_length": 5}, "cannot cut"),
+        ({"truncation": "shortest"}, "'shortest' is none of"),
+        ({"truncation": True, "max_length": 4, "stride": 2}, "stride=2 must be smaller"),
+        ({"stride": -1}, "stride=-1"),
+    ],
+)
+def test_truncation_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TokenizerError, match=message):
+        build().encode("hello world !", **options)
+
+
+def test_words_that_are_split_already_keep_their_numbers() -> None:
+    encoding = build().encode(["unaffable", "hello"])
+    assert encoding.word_ids == [None, 0, 0, 0, 1, None]
+    assert encoding.offsets == [(0, 0), (0, 2), (2, 5), (5, 9), (0, 5), (0, 0)]
+
+
+def test_padding_is_rounded_up() -> None:
+    assert build()(["hello", "hello world"], pad_to_multiple_of=8)["input_ids"].shape == (2, 8)
+    encodings = build().encode_batch(["hello", "hello world"], padding=True)
+    assert [encoding.tokens for encoding in encodings] == [
+        ["[CLS]", "hello", "[SEP]", "[PAD]"],
+        ["[CLS]", "hello", "world", "[SEP]"],
+    ]
+    with pytest.raises(TokenizerError, match="pad_to_multiple_of=0"):
+        build()("hello", pad_to_multiple_of=0)
+
+
+def test_ids_become_text_again() -> None:
+    tokenizer = build({"clean_up_tokenization_spaces": False})
+    ids = tokenizer.ids("hello , unaffable world !")
+    assert tokenizer.decode(ids) == "[CLS] hello, unaffable world! [SEP]"
+    assert tokenizer.decode(np.array(ids), skip_special_tokens=True) == "hello, unaffable world!"
+    assert tokenizer.batch_decode([ids, [4]], skip_special_tokens=True) == ["hello, unaffable world!", "hello"]
+    assert tokenizer.decode([10**9, 4]) == "hello"
+    assert build(decoder=None).decode([4, 9], clean_up_tokenization_spaces=True) == "hello!"
+    with pytest.raises(TokenizerError, match="token ids"):
+        tokenizer.decode(["a"])  # type: ignore[list-item]
+
+
+def test_a_stream_never_gives_half_a_character() -> None:
+    text = "aé漢👍🏽b"
+    alphabet = [CHARACTERS[byte] for byte in range(256)]
+    model = {"type": "BPE", "vocab": {token: index for index, token in enumerate(alphabet)}, "merges": []}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    document = {"model": model, "pre_tokenizer": level, "decoder": level}
+    tokenizer = Tokenizer.from_json(json.dumps(document).encode())
+    stream = tokenizer.decode_stream()
+    pieces = [stream.step(token_id) for token_id in tokenizer.ids(text)]
+    assert [piece for piece in pieces if piece] == list(text)
+    assert stream.finish() == ""
+    for token_id in tokenizer.ids(text)[:2]:
+        assert "\ufffd" not in stream.step(token_id)
+    assert stream.finish() == "\ufffd"
+
+
+def test_vocabulary_is_listed() -> None:
+    tokenizer = build({"eos_token": "[SEP]"}, added_tokens=[*FILE["added_tokens"], added("<m>", 99)])
+    assert tokenizer.vocab_size == len(VOCAB) + 1
+    assert tokenizer.get_vocab()["<m>"] == len(VOCAB)
+    assert tokenizer.special_token_id("eos_token") == 3
+    assert tokenizer.all_special_ids == {0, 1, 2, 3}
+    assert tokenizer.tokenize("hello<m>") == ["hello", "<m>"]
+
+
+def test_thousands_of_added_tokens_cost_no_more_than_few() -> None:
+    tokens = [added(f"<t{index}>", index) for index in range(5000)]
+    tokenizer = build(added_tokens=tokens)
+    text = "<t4999> hello <t49 <t49>" * 200
+    assert tokenizer.encode(text, add_special_tokens=False).tokens.count("<t49>") == 200
