@@ -3,6 +3,7 @@
 reference.json   inputs, and what PyTorch and the native platform make of them
 models/          the models of the session contract
 hub/             a model whose bytes are no model, and a good one beside it
+tokenizers.json  tokenizers, texts, and what the Rust library makes of them
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pywebml.platform.native import NativePlatform
 from tests.contract.make_models import write_models
 from tests.embedding_cases import CASES, MODEL, REVISION, reference_embeddings
 from tests.faults.server import FaultServer
+from tests.parity.tokenizer_texts import CORPUS, FRAGMENTS, TROUBLE
+from tests.parity.tokenizer_zoo import written, zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "build" / "browser-fixtures"
@@ -35,6 +38,7 @@ def main() -> None:
     write_models(FIXTURES / "models")
     _write_broken_hub()
     _write_reference()
+    _write_tokenizers()
 
 
 def _write_broken_hub() -> None:
@@ -49,6 +53,24 @@ def _write_broken_hub() -> None:
     model = FIXTURES / "hub" / "tests" / "broken" / "v1.0.0" / "onnx" / "model_quantized.onnx"
     # Cut in the middle, and no manifest tells: only the runtime can notice.
     model.write_bytes(model.read_bytes()[: model.stat().st_size // 2])
+
+
+def _write_tokenizers() -> None:
+    texts = [*CORPUS, TROUBLE, "".join(FRAGMENTS), ""]
+    cases = []
+    for _, rust in list(zoo())[::23]:
+        encodings = [encoded for text in texts if (encoded := _encoded(rust, text)) is not None]
+        cases.append({"file": json.loads(written(rust)), "encodings": encodings})
+    (FIXTURES / "tokenizers.json").write_text(json.dumps(cases))
+
+
+def _encoded(rust: Any, text: str) -> dict[str, Any] | None:
+    try:
+        found = rust.encode(text)
+    except Exception:
+        # The vocabulary has no token for what is unknown.
+        return None
+    return {"text": text, "ids": found.ids, "offsets": found.offsets, "decoded": rust.decode(found.ids)}
 
 
 def _write_reference() -> None:

@@ -59,6 +59,38 @@ message
   expect(message).toMatch(/^OptionsError: .*configure\(/);
 });
 
+test("tokenizers make the same of any text as the Rust library, in the browser's Python", async ({
+  page,
+  server,
+}) => {
+  await startPython(page, server.url);
+  const result = await python(
+    page,
+    `
+import json
+from pyodide.http import pyfetch
+from pywebml.tokenization import Tokenizer
+
+wrong, count = [], 0
+for case in await (await pyfetch("/fixtures/tokenizers.json")).json():
+    tokenizer = Tokenizer.from_json(json.dumps(case["file"]).encode())
+    for expected in case["encodings"]:
+        count += 1
+        encoding = tokenizer.encode(expected["text"])
+        offsets = [list(pair) for pair in encoding.offsets]
+        decoded = tokenizer.decode(encoding.ids, skip_special_tokens=True)
+        if (encoding.ids, offsets, decoded) != (expected["ids"], expected["offsets"], expected["decoded"]):
+            wrong.append(ascii(expected["text"][:40]))
+        if tokenizer.ids(expected["text"]) != expected["ids"]:
+            wrong.append("ids " + ascii(expected["text"][:40]))
+chat = [{"role": "user", "content": "Hi"}]
+prompt = tokenizer.apply_chat_template(chat, chat_template="{{ messages[0].content | upper }}")
+f"{count > 400} {len(wrong)} {wrong[:3]} {prompt}"
+`,
+  );
+  expect(result).toBe("True 0 [] HI");
+});
+
 for (const contract of ["store", "session"]) {
   test(`the ${contract} contract holds on the browser platform`, async ({ page, server }) => {
     test.setTimeout(180_000);
