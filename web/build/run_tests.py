@@ -95,7 +95,7 @@ BUILD_STAGE = Stage("build", (PYTHON, "-m", "web.build"), 900, "The message abov
 PYTEST = Stage(
     "pytest",
     (PYTHON, "-m", "pytest", f"--junitxml={PYTEST_REPORT}", "--durations=5"),
-    900,
+    1500,
     "Run one test alone: .venv/bin/python -m pytest PATH -k NAME",
     _count_pytest,
 )
