@@ -23,23 +23,25 @@ from pywebml.hub.stored import KIND
 from pywebml.models import ModelConfig
 from pywebml.options import Configuration, PipelineOptions
 from pywebml.planning import (
-    TOKENIZER_FILES,
     ModelFile,
     Plan,
     RuntimeFile,
     config_file,
     find_runtime,
+    hub_has,
     model_files,
     modules_of,
     needs_model,
     plan_files,
+    tokenizer_files,
     tokenizer_source,
 )
 from pywebml.platform import BlobKey, Platform, Session, SessionWorker
 from pywebml.progress import FileName, ProgressCallback, TotalProgress
 from pywebml.sources import RUNTIME_COLLECTION, model_hub, settings_client
 from pywebml.tasks import Task, TaskContext, get_task
-from pywebml.tokenization import Tokenizer
+from pywebml.tokenization import OPTIONAL_FILES as TOKENIZER_OPTIONAL_FILES
+from pywebml.tokenization import Tokenizer, tokenizer_from_files
 
 MOST_DEFAULT_THREADS = 4
 FILES_AT_ONCE = 4
@@ -125,7 +127,8 @@ class EngineFiles:
         )
         data = await self._hub.read_stored(first.model, first.revision, first.path)
         self.config = ModelConfig.from_json(data, first.model)
-        files = await plan_files(self._hub, model_files(self._options, self.config))
+        needed = await model_files(self._options, self.config, hub_has(self._hub))
+        files = await plan_files(self._hub, needed)
         loop = asyncio.get_running_loop()
         self._keys = {planned.file.name: loop.create_future() for planned in files}
         self._keys[first.name].set_result(key)
@@ -260,7 +263,7 @@ async def _load_undamaged(files: EngineFiles, options: PipelineOptions, platform
 async def _load(files: EngineFiles, options: PipelineOptions, platform: Platform) -> Loaded:
     definition = get_task(options.task_name or "")
     plan = await files.plan()
-    runtime, tokenizer = await together(files.fetch(plan), _tokenizer(files, options))
+    runtime, tokenizer = await together(files.fetch(plan), _tokenizer(files, plan))
     worker = await platform.start_session_worker(runtime, num_threads=_thread_count(options, platform))
     try:
         sessions = {}
@@ -286,25 +289,31 @@ async def _load(files: EngineFiles, options: PipelineOptions, platform: Platform
         raise
 
 
-async def _tokenizer(files: EngineFiles, options: PipelineOptions) -> Tokenizer | None:
-    if not get_task(options.task_name or "").tokenizer:
+async def _tokenizer(files: EngineFiles, plan: Plan) -> Tokenizer | None:
+    wanted = [planned.file for planned in plan.files if planned.file.purpose == "tokenizer"]
+    if not wanted:
         return None
-    model, revision = tokenizer_source(options)
-    return Tokenizer.from_json(*await together(*(files.read(model, revision, path) for path in TOKENIZER_FILES)))
+    keys = await together(*(files.key(file) for file in wanted))
+    found = [file for file, key in zip(wanted, keys, strict=True) if key is not None]
+    contents = await together(*(files.read(*file.name) for file in found))
+    return tokenizer_from_files({file.path: data for file, data in zip(found, contents, strict=True)})
 
 
 async def load_tokenizer(hub: ModelHub, model: str, revision: str, **options: Any) -> Tokenizer:
-    """The tokenizer of a model.
+    """The tokenizer of a model, with everything that belongs to it.
 
     Args:
         hub: Where it comes from.
         model: `org/name`.
         revision: Branch, tag or commit.
-        **options: Of `ModelHub.read_file`.
+        **options: Of `ModelHub.get_file`.
     """
-    return Tokenizer.from_json(
-        *await together(*(hub.read_file(model, revision, path, **options) for path in TOKENIZER_FILES))
-    )
+    names = {file.path for file in await tokenizer_files(model, revision, hub_has(hub)) if file.required}
+    paths = [*names, *TOKENIZER_OPTIONAL_FILES]
+    keys = await together(*(hub.get_file(model, revision, path, required=path in names, **options) for path in paths))
+    found = [path for path, key in zip(paths, keys, strict=True) if key is not None]
+    contents = await together(*(hub.read_stored(model, revision, path) for path in found))
+    return tokenizer_from_files(dict(zip(found, contents, strict=True)))
 
 
 def _thread_count(options: PipelineOptions, platform: Platform) -> int:

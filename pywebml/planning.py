@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,16 @@ from pywebml.progress import FileName
 from pywebml.settings import RemoteSettings, select_options, select_runtime
 from pywebml.sources import OPTIONS_COLLECTION, RUNTIME_COLLECTION, model_hub, settings_client
 from pywebml.tasks import TaskDefinition, get_task
+from pywebml.tokenization import OPTIONAL_FILES as TOKENIZER_OPTIONAL_FILES
+from pywebml.tokenization import VOCABULARY_FILES
 
 DEFAULT_RUNTIME_FILE = "ort-wasm-simd-threaded.wasm"
 DEFAULT_REVISION = "main"
 CONFIG_FILE = "config.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+Exists = Callable[[str, str, str], Awaitable[bool]]
+"""Whether a model in a revision has a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,25 @@ def modules_of(options: PipelineOptions, config: ModelConfig) -> list[ModelModul
     return model_modules(definition.modules, options.dtype or DEFAULT_DTYPE, config, options.use_external_data_format)
 
 
-def model_files(options: PipelineOptions, config: ModelConfig) -> list[ModelFile]:
+async def tokenizer_files(model: str, revision: str, exists: Exists) -> list[ModelFile]:
+    """The files that a tokenizer is made of: the first kind of vocabulary that is there whole, and what goes with it.
+
+    Without any it is `tokenizer.json` that is missed.
+    """
+    chosen = VOCABULARY_FILES[0]
+    for names in VOCABULARY_FILES:
+        if all([await exists(model, revision, name) for name in names]):
+            chosen = names
+            break
+    # With a `tokenizer.json` the other files have nothing that an engine needs.
+    besides = (TOKENIZER_CONFIG,) if chosen == VOCABULARY_FILES[0] else TOKENIZER_OPTIONAL_FILES
+    return [
+        *(ModelFile(model, revision, name, "tokenizer") for name in chosen),
+        *(ModelFile(model, revision, name, "tokenizer", required=False) for name in besides),
+    ]
+
+
+async def model_files(options: PipelineOptions, config: ModelConfig, exists: Exists) -> list[ModelFile]:
     """Every file of the model, and of its tokenizer, that an engine needs: each once, also where a task names as
     optional what it needs anyway."""
     definition = get_task(options.task_name or "")
@@ -161,7 +184,7 @@ def model_files(options: PipelineOptions, config: ModelConfig) -> list[ModelFile
     files = [first]
     if definition.tokenizer:
         model, revision = tokenizer_source(options)
-        files += [ModelFile(model, revision, path, "tokenizer") for path in TOKENIZER_FILES]
+        files += await tokenizer_files(model, revision, exists)
     for module in modules_of(options, config):
         paths = (module.path, *(path for _, path in module.external_data))
         files += [ModelFile(first.model, first.revision, path, "weights") for path in paths]
@@ -219,6 +242,15 @@ async def find_runtime(
     return RuntimeFile(record, key, PlannedFile(file, size, stored, size if stored else 0))
 
 
+def hub_has(hub: ModelHub) -> Exists:
+    """Whether the hub has a file, as far as it tells."""
+
+    async def exists(model: str, revision: str, path: str) -> bool:
+        return (await hub.file_status(model, revision, path)).exists
+
+    return exists
+
+
 async def plan_files(hub: ModelHub, files: Iterable[ModelFile]) -> list[PlannedFile]:
     """What is known of files; optional ones that the hub does not have are left out.
 
@@ -256,7 +288,7 @@ async def make_plan(chosen: PipelineOptions, platform: Platform, configuration: 
     first = config_file(options)
     config = ModelConfig.from_json(await hub.read_file(first.model, first.revision, first.path), first.model)
     runtime = await find_runtime(platform, configuration, options)
-    files = await plan_files(hub, model_files(options, config))
+    files = await plan_files(hub, await model_files(options, config, hub_has(hub)))
     return Plan(options, (*files, *([runtime.planned] if runtime is not None else [])))
 
 
@@ -277,7 +309,8 @@ async def is_cached(chosen: PipelineOptions, platform: Platform, configuration: 
     if not await hub.has_file(first.model, first.revision, first.path):
         return False
     data = await hub.read_stored(first.model, first.revision, first.path)
-    files = [file for file in model_files(options, ModelConfig.from_json(data, first.model)) if file.required]
+    config = ModelConfig.from_json(data, first.model)
+    files = [file for file in await model_files(options, config, hub.has_file) if file.required]
     runtime = await find_runtime(platform, configuration, options)
     if runtime is not None and not runtime.planned.stored:
         return False

@@ -322,5 +322,6 @@ function noAnswer(url: string, error: unknown): NamedError {
 
 function networkError(url: string, error: unknown): NamedError {
   const reason = error instanceof Error ? error.message : String(error);
-  return new NamedError("NetworkError", `${url}: ${reason}`);
+  // Some browsers end with a full stop; whoever takes this goes on with the sentence.
+  return new NamedError("NetworkError", `${url}: ${reason.replace(/\.$/, "")}`);
 }
