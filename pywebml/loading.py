@@ -23,12 +23,12 @@ from pywebml.hub.stored import KIND
 from pywebml.models import ModelConfig
 from pywebml.options import Configuration, PipelineOptions
 from pywebml.planning import (
+    FileStatuses,
     ModelFile,
     Plan,
     RuntimeFile,
     config_file,
     find_runtime,
-    hub_has,
     model_files,
     modules_of,
     needs_model,
@@ -127,8 +127,8 @@ class EngineFiles:
         )
         data = await self._hub.read_stored(first.model, first.revision, first.path)
         self.config = ModelConfig.from_json(data, first.model)
-        needed = await model_files(self._options, self.config, hub_has(self._hub))
-        files = await plan_files(self._hub, needed)
+        statuses = FileStatuses(self._hub)
+        files = await plan_files(statuses, await model_files(self._options, self.config, statuses.exists))
         loop = asyncio.get_running_loop()
         self._keys = {planned.file.name: loop.create_future() for planned in files}
         self._keys[first.name].set_result(key)
@@ -308,7 +308,7 @@ async def load_tokenizer(hub: ModelHub, model: str, revision: str, **options: An
         revision: Branch, tag or commit.
         **options: Of `ModelHub.get_file`.
     """
-    names = {file.path for file in await tokenizer_files(model, revision, hub_has(hub)) if file.required}
+    names = {file.path for file in await tokenizer_files(model, revision, FileStatuses(hub).exists) if file.required}
     paths = [*names, *TOKENIZER_OPTIONAL_FILES]
     keys = await together(*(hub.get_file(model, revision, path, required=path in names, **options) for path in paths))
     found = [path for path, key in zip(paths, keys, strict=True) if key is not None]

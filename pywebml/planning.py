@@ -242,16 +242,26 @@ async def find_runtime(
     return RuntimeFile(record, key, PlannedFile(file, size, stored, size if stored else 0))
 
 
-def hub_has(hub: ModelHub) -> Exists:
-    """Whether the hub has a file, as far as it tells."""
+class FileStatuses:
+    """What a hub tells of files, asked once for each."""
 
-    async def exists(model: str, revision: str, path: str) -> bool:
-        return (await hub.file_status(model, revision, path)).exists
+    def __init__(self, hub: ModelHub) -> None:
+        self._hub = hub
+        self._known: dict[FileName, FileStatus] = {}
 
-    return exists
+    async def get(self, model: str, revision: str, path: str) -> FileStatus:
+        """What is known of a file. Raises as `ModelHub.file_status`."""
+        name = (model, revision, path)
+        if name not in self._known:
+            self._known[name] = await self._hub.file_status(*name)
+        return self._known[name]
+
+    async def exists(self, model: str, revision: str, path: str) -> bool:
+        """Whether the hub has a file, as far as it tells."""
+        return (await self.get(model, revision, path)).exists
 
 
-async def plan_files(hub: ModelHub, files: Iterable[ModelFile]) -> list[PlannedFile]:
+async def plan_files(statuses: FileStatuses, files: Iterable[ModelFile]) -> list[PlannedFile]:
     """What is known of files; optional ones that the hub does not have are left out.
 
     Raises:
@@ -259,7 +269,7 @@ async def plan_files(hub: ModelHub, files: Iterable[ModelFile]) -> list[PlannedF
     """
 
     async def planned(file: ModelFile) -> PlannedFile | None:
-        status: FileStatus = await hub.file_status(file.model, file.revision, file.path)
+        status = await statuses.get(file.model, file.revision, file.path)
         if not file.required and not status.exists:
             return None
         return PlannedFile(file, status.size, status.stored, status.loaded)
@@ -288,7 +298,8 @@ async def make_plan(chosen: PipelineOptions, platform: Platform, configuration: 
     first = config_file(options)
     config = ModelConfig.from_json(await hub.read_file(first.model, first.revision, first.path), first.model)
     runtime = await find_runtime(platform, configuration, options)
-    files = await plan_files(hub, await model_files(options, config, hub_has(hub)))
+    statuses = FileStatuses(hub)
+    files = await plan_files(statuses, await model_files(options, config, statuses.exists))
     return Plan(options, (*files, *([runtime.planned] if runtime is not None else [])))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from pywebml.hub.answers import (
     content_range,
     validator,
 )
-from pywebml.hub.listing import PART_SIZE, FileEntry, linked_sha256
+from pywebml.hub.listing import PART_SIZE, FileEntry, git_oid_of, linked_sha256
 from pywebml.hub.retries import ATTEMPTS, LONGEST_WAIT, backoff_seconds
 from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, BlobWriter, NetworkError, Platform, Response
 from pywebml.progress import TransferProgress
@@ -488,8 +487,7 @@ class _Transfer:
             if expected.sha256 and sha256 != expected.sha256:
                 raise self._wrong_hash(expected.sha256, sha256)
             if expected.git_oid and size <= _LARGEST_GIT_BLOB:
-                blob = b"blob %d\0" % size + await writer.read(0, size)
-                git_oid = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+                git_oid = git_oid_of(await writer.read(0, size))
                 if git_oid != expected.git_oid:
                     raise self._wrong_hash(expected.git_oid, git_oid)
         headers = self._headers or {}

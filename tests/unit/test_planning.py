@@ -19,9 +19,10 @@ from pywebml.errors import (
 from pywebml.hub import ModelHub
 from pywebml.models import ModelConfig
 from pywebml.options import PipelineOptions
-from pywebml.planning import Plan, model_files, tokenizer_source
+from pywebml.planning import Plan, model_files, tokenizer_files, tokenizer_source
 from pywebml.prepare.mirror import MirrorAttachment, MirrorCollection, write_mirror
 from pywebml.sources import model_hub
+from pywebml.tokenization import OPTIONAL_FILES as TOKENIZER_OPTIONAL_FILES
 from tests.conftest import PatientPlatform
 from tests.faults.server import FaultServer
 from tests.tiny_model import FILES, TinyModel
@@ -93,38 +94,45 @@ def write(server: FaultServer, files: dict[str, bytes]) -> None:
 # What is needed
 
 
-def names(fields: dict[str, Any], config: dict[str, Any] | None = None) -> list[str]:
+async def everything(_model: str, _revision: str, _path: str) -> bool:
+    return True
+
+
+async def names(fields: dict[str, Any], config: dict[str, Any] | None = None) -> list[str]:
     options = PipelineOptions(**fields)
-    return [file.path for file in model_files(options, ModelConfig("bert", config or {}))]
+    return [file.path for file in await model_files(options, ModelConfig("bert", config or {}), everything)]
 
 
-def test_every_dtype_of_every_module_has_its_own_file() -> None:
+async def test_every_dtype_of_every_module_has_its_own_file() -> None:
     register_pair()
-    assert names({**PAIR, "dtype": "q4"})[3:5] == ["onnx/encoder_model_q4.onnx", "onnx/decoder_model_merged_q4.onnx"]
+    assert (await names({**PAIR, "dtype": "q4"}))[3:5] == [
+        "onnx/encoder_model_q4.onnx",
+        "onnx/decoder_model_merged_q4.onnx",
+    ]
     chosen = {"encoder_model": "fp16", "decoder_model_merged": "q4f16"}
-    assert names({**PAIR, "dtype": chosen})[3:5] == [
+    assert (await names({**PAIR, "dtype": chosen}))[3:5] == [
         "onnx/encoder_model_fp16.onnx",
         "onnx/decoder_model_merged_q4f16.onnx",
     ]
-    assert names({**PAIR, "dtype": {"encoder_model": "fp32"}})[3:5] == [
+    assert (await names({**PAIR, "dtype": {"encoder_model": "fp32"}}))[3:5] == [
         "onnx/encoder_model.onnx",
         "onnx/decoder_model_merged_quantized.onnx",
     ]
 
 
-def test_external_data_belongs_to_its_module_and_the_callers_word_counts_more() -> None:
+async def test_external_data_belongs_to_its_module_and_the_callers_word_counts_more() -> None:
     register_pair()
     config = {"transformers.js_config": {"use_external_data_format": {"encoder_model.onnx": 2}}}
     fields = {**PAIR, "dtype": "fp32"}
     shards = ["onnx/encoder_model.onnx_data", "onnx/encoder_model.onnx_data_1"]
-    assert names(fields, config)[3:] == [
+    assert (await names(fields, config))[3:] == [
         "onnx/encoder_model.onnx",
         *shards,
         "onnx/decoder_model_merged.onnx",
         "generation_config.json",
     ]
-    assert not set(shards) & set(names({**fields, "use_external_data_format": False}, config))
-    of_decoder = names({**fields, "use_external_data_format": {"decoder_model_merged": True}}, config)
+    assert not set(shards) & set(await names({**fields, "use_external_data_format": False}, config))
+    of_decoder = await names({**fields, "use_external_data_format": {"decoder_model_merged": True}}, config)
     assert of_decoder[3:6] == [
         "onnx/encoder_model.onnx",
         "onnx/decoder_model_merged.onnx",
@@ -132,12 +140,13 @@ def test_external_data_belongs_to_its_module_and_the_callers_word_counts_more() 
     ]
 
 
-def test_file_that_is_needed_anyway_is_planned_once_and_is_not_optional() -> None:
+async def test_file_that_is_needed_anyway_is_planned_once_and_is_not_optional() -> None:
     register_pair()
-    files = model_files(PipelineOptions(**PAIR), ModelConfig("bert", {}))
+    files = await model_files(PipelineOptions(**PAIR), ModelConfig("bert", {}), everything)
     assert len({file.name for file in files}) == len(files)
     purposes = {file.path: (file.purpose, file.required) for file in files}
-    assert purposes["tokenizer_config.json"] == ("tokenizer", True)
+    assert purposes["tokenizer.json"] == ("tokenizer", True)
+    assert purposes["tokenizer_config.json"] == ("tokenizer", False)
     assert purposes["generation_config.json"] == ("optional", False)
     assert purposes["config.json"] == ("config", True)
     assert purposes["onnx/encoder_model.onnx"] == ("weights", True)
@@ -376,3 +385,24 @@ async def test_settings_that_do_not_know_the_runtime_are_an_error(
     publish_runtime(server)
     with pytest.raises(SettingsError, match=r"2\.0\.0"):
         await plan(**TINY)
+
+
+@pytest.mark.parametrize(
+    ("there", "needed", "besides"),
+    [
+        ({"tokenizer.json", "vocab.txt"}, ["tokenizer.json"], ["tokenizer_config.json"]),
+        ({"vocab.txt"}, ["vocab.txt"], [*TOKENIZER_OPTIONAL_FILES]),
+        ({"vocab.json", "merges.txt"}, ["vocab.json", "merges.txt"], [*TOKENIZER_OPTIONAL_FILES]),
+        ({"vocab.json"}, ["tokenizer.json"], ["tokenizer_config.json"]),
+        (set(), ["tokenizer.json"], ["tokenizer_config.json"]),
+    ],
+)
+async def test_tokenizer_is_made_of_the_first_kind_of_files_that_is_whole(
+    there: set[str], needed: list[str], besides: list[str]
+) -> None:
+    async def exists(_model: str, _revision: str, path: str) -> bool:
+        return path in there
+
+    files = await tokenizer_files("org/name", "v1.0.0", exists)
+    assert [file.path for file in files if file.required] == needed
+    assert [file.path for file in files if not file.required] == besides

@@ -242,7 +242,19 @@ async def test_room_that_was_refused_is_not_kept(platform: Platform) -> None:
         pass
 
 
-async def test_those_who_want_room_at_once_get_it_one_after_the_other(platform: Platform) -> None:
+async def test_those_who_want_room_at_once_get_it_one_after_the_other(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = platform.blobs.usage
+
+    async def slow() -> StoreUsage:
+        # Time for the other one to come as far.
+        for _ in range(5):
+            await platform.blobs.list("model")
+        return await usage()
+
+    monkeypatch.setattr(platform.blobs, "usage", slow)
+
     async def take(key: BlobKey) -> None:
         try:
             async with room_for(platform, {key: 600}, limit=1000):
@@ -414,7 +426,7 @@ async def test_imported_model_is_in_use_and_has_room_until_it_is_there(
         awaited.extend(len(files) for files in _activity(platform).awaited)
         return TransferProgress(ignore_progress, "importing", url, {})
 
-    address = HubAddress.of(f"https://{HUB}")
+    address = HubAddress.of(f"https://{HUB}", "{model}/{revision}")
     await import_models(platform, address, server.root / "offline", start_progress=start)
     assert awaited == list(range(len(awaited), 0, -1))
     assert models_in_use(platform) == set()
