@@ -22,6 +22,7 @@ from pywebml.hub.answers import (
 )
 from pywebml.hub.listing import PART_SIZE, FileEntry, git_oid_of, linked_sha256
 from pywebml.hub.retries import ATTEMPTS, LONGEST_WAIT, backoff_seconds
+from pywebml.hub.stored import commit_file
 from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, BlobWriter, NetworkError, Platform, Response
 from pywebml.progress import TransferProgress
 
@@ -491,15 +492,14 @@ class _Transfer:
                 if git_oid != expected.git_oid:
                     raise self._wrong_hash(expected.git_oid, git_oid)
         headers = self._headers or {}
-        return await writer.commit(
-            {
-                **self._request.metadata,
-                "url": url,
-                "etag": headers.get("etag", ""),
-                "contentType": headers.get("content-type", ""),
-                "gitOid": expected.git_oid if expected else "",
-            }
-        )
+        metadata = {
+            **self._request.metadata,
+            "url": url,
+            "etag": headers.get("etag", ""),
+            "contentType": headers.get("content-type", ""),
+            "gitOid": expected.git_oid if expected else "",
+        }
+        return await commit_file(self._platform, self._request.key, writer, metadata)
 
     def _wrong_size(self, received: int, verb: str) -> IntegrityError:
         assert self._expected is not None

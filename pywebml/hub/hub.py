@@ -24,7 +24,6 @@ from pywebml.hub.stored import (
     StoredModels,
     absence_document,
     plain_uses,
-    uses_of,
 )
 from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, NetworkError, Platform
 from pywebml.progress import ProgressCallback, TransferProgress, ignore_progress
@@ -400,7 +399,7 @@ class ModelHub:
                     key=file.key,
                     expected=entry,
                     headers=self._headers,
-                    metadata=self._metadata(file, older),
+                    metadata=self._metadata(file),
                     stall_seconds=self._stall_seconds,
                 )
                 try:
@@ -430,16 +429,10 @@ class ModelHub:
         progress.done()
         return True
 
-    def _metadata(self, file: _File, older: BlobInfo | None) -> dict[str, Any]:
-        metadata = older.metadata if older is not None else {}
+    def _metadata(self, file: _File) -> dict[str, Any]:
         # The engine itself is noted once it has been made.
-        use = [] if file.task_name is None else [(file.task_name, None)]
-        return {
-            "model": file.model,
-            "uses": plain_uses([*uses_of(metadata), *use]),
-            "pinned": metadata.get("pinned") is True,
-            "lastUsed": self._platform.now(),
-        }
+        uses = [] if file.task_name is None else [(file.task_name, None)]
+        return {"model": file.model, "uses": plain_uses(uses), "lastUsed": self._platform.now()}
 
     async def _watch(self, key: BlobKey, progress: TransferProgress) -> None:
         """Tell how far another tab has come."""

@@ -144,7 +144,7 @@ test("a corrupt model fails its own engine; a good one after it works in the sam
   expect(await page.evaluate(async () => (await pywebml.engines.list()).length)).toBe(1);
 });
 
-test("an aborted download ends at once, leaves nothing, and the next try works", async ({
+test("an aborted download ends at once, keeps only what can be gone on with, and the next try works", async ({
   scriptPage: page,
   server,
 }) => {

@@ -161,10 +161,17 @@ export interface StoredFile {
   bytes: number;
 }
 
-/** What IndexedDB really holds: every visible file with the bytes of its parts, and whatever is left over. */
-export function readIndexedDb(
-  page: Page,
-): Promise<{ files: StoredFile[]; writes: number; orphans: number; largestPart: number }> {
+/**
+ * What IndexedDB really holds: every visible file with the bytes of its parts, `writes` that nobody can go on with,
+ * `unfinished` files by path, and parts that belong to nothing.
+ */
+export function readIndexedDb(page: Page): Promise<{
+  files: StoredFile[];
+  writes: number;
+  unfinished: string[];
+  orphans: number;
+  largestPart: number;
+}> {
   return page.evaluate(async () => {
     const request = <T>(source: IDBRequest<T>): Promise<T> =>
       new Promise((resolve, reject) => {
@@ -175,7 +182,7 @@ export function readIndexedDb(
     try {
       const names = ["files", "parts", "writes"].filter((name) => database.objectStoreNames.contains(name));
       if (names.length < 3) {
-        return { files: [], writes: 0, orphans: 0, largestPart: 0 };
+        return { files: [], writes: 0, unfinished: [], orphans: 0, largestPart: 0 };
       }
       const transaction = database.transaction(names, "readonly");
       const files = (await request(transaction.objectStore("files").getAll())) as {
@@ -191,10 +198,16 @@ export function readIndexedDb(
         sizes.set(key[0], (sizes.get(key[0]) ?? 0) + part.size);
         largestPart = Math.max(largestPart, part.size);
       }
-      const known = new Set(files.map((file) => file.blob));
+      const unfinished = (await request(transaction.objectStore("writes").getAllKeys())) as string[];
+      const writes = (await request(transaction.objectStore("writes").getAll())) as {
+        key: string[];
+        token: string;
+      }[];
+      const known = new Set([...files.map((file) => file.blob), ...unfinished]);
       return {
         files: files.map(({ key, size, blob }) => ({ key, size, bytes: sizes.get(blob) ?? 0 })),
-        writes: await request(transaction.objectStore("writes").count()),
+        writes: writes.filter(({ token }) => token === "").length,
+        unfinished: writes.filter(({ token }) => token !== "").map(({ key }) => key.at(-1) ?? ""),
         orphans: [...sizes.keys()].filter((blob) => !known.has(blob)).length,
         largestPart,
       };
