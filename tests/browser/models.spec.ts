@@ -533,7 +533,7 @@ test("calls that make no sense say so, with the nearest name", async ({ scriptPa
     ["await pywebml.models.plan({ taskname: 'x' })", "OptionsError", /Did you mean 'task_name|taskName'\?/],
     ["await pywebml.models.isCached({})", "OptionsError", /No task/],
     ["await pywebml.models.prefetch({ modelHubRootUrl: 'http://' })", "OptionsError", /is not an address/],
-    ["await pywebml.models.export({ model: 'not/there' })", "OptionsError", /no such stored models/],
+    ["await pywebml.models.export({ model: 'not/there' })", "OptionsError", /nothing to export/],
     ["await pywebml.models.exportTo({}, 'folder')", "InputError", /FileSystemDirectoryHandle/],
     ["await pywebml.models.import(new File(['x'.repeat(600)], 'x.tar'))", "ArchiveError", /x\.tar/],
     ["await pywebml.models.import(new File(['x'], 'x.txt'))", "ArchiveError", /no model/],
