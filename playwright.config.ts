@@ -27,9 +27,6 @@ export default defineConfig({
   timeout: 90_000,
   expect: { timeout: 30_000 },
   forbidOnly: process.env.CI !== undefined,
-  // Some tests kill browsers, and now and then one crashes by itself: then the test is run once more, and the report
-  // calls it flaky.
-  retries: process.env.CI === undefined ? 0 : 1,
   reporter: [["list"], ["json", { outputFile: "build/playwright-report.json" }]],
   use: {
     browserName: "chromium",

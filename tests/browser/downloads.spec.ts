@@ -241,41 +241,47 @@ const DEATHS: Record<string, (profile: Profile, page: Page) => Promise<BrowserCo
   },
 };
 
-for (const [death, die] of Object.entries(DEATHS)) {
-  test(`a download of 300 MB goes on where it was when ${death}`, async ({ profile, server, hub }) => {
-    test.setTimeout(180_000);
-    const size = 300_000_000;
-    const file = await LargeFile.publish(hub, "big", size);
-    const first = await file.open(profile.context, server.url);
-    await file.slow();
-    await file.start(first);
-    await file.sent(size / 2);
-    const context = await die(profile, first);
-    await file.quiet();
-    const { sent } = await file.log();
-    const { received } = file;
-    await file.reset();
+test.describe("a download that dies", () => {
+  // Once in four runs of all tests and of these alone, a page crashed here while Python started, before any download; why
+  // is not known. The report calls a test that needed its second run flaky.
+  test.describe.configure({ retries: 1 });
 
-    const second = await file.open(context, server.url);
-    const { kept, sha256 } = await file.look(second);
-    expect(sha256).toBeNull();
-    await file.start(second);
-    expect(await file.outcome(second)).toBe("");
-    const { wanted } = await file.log();
-    await file.expectWhole(second);
-    console.log(
-      `300 MB, ${death}: ${megabytes(received)} received of ${megabytes(sent)} sent, ${megabytes(kept)} kept, ` +
-        `${megabytes(wanted)} asked for afterwards: ${megabytes(received + wanted - size)} received twice, ` +
-        `${megabytes(sent + wanted - size)} sent twice`,
-    );
-    // Without what the server has sent, but nobody has read from the sockets of a tab that dies.
-    expect(sent + wanted - size).toBeLessThanOrEqual(PART + SOCKETS);
-    expect(kept).toBeGreaterThanOrEqual(received - PART);
-    expect(received).toBeGreaterThan(size / 3);
-    // Without a hash from the hub, an answer tells whether it is still the same file.
-    expect(wanted).toBe(size - kept);
-  });
-}
+  for (const [death, die] of Object.entries(DEATHS)) {
+    test(`a download of 300 MB goes on where it was when ${death}`, async ({ profile, server, hub }) => {
+      test.setTimeout(180_000);
+      const size = 300_000_000;
+      const file = await LargeFile.publish(hub, "big", size);
+      const first = await file.open(profile.context, server.url);
+      await file.slow();
+      await file.start(first);
+      await file.sent(size / 2);
+      const context = await die(profile, first);
+      await file.quiet();
+      const { sent } = await file.log();
+      const { received } = file;
+      await file.reset();
+
+      const second = await file.open(context, server.url);
+      const { kept, sha256 } = await file.look(second);
+      expect(sha256).toBeNull();
+      await file.start(second);
+      expect(await file.outcome(second)).toBe("");
+      const { wanted } = await file.log();
+      await file.expectWhole(second);
+      console.log(
+        `300 MB, ${death}: ${megabytes(received)} received of ${megabytes(sent)} sent, ${megabytes(kept)} kept, ` +
+          `${megabytes(wanted)} asked for afterwards: ${megabytes(received + wanted - size)} received twice, ` +
+          `${megabytes(sent + wanted - size)} sent twice`,
+      );
+      // Without what the server has sent, but nobody has read from the sockets of a tab that dies.
+      expect(sent + wanted - size).toBeLessThanOrEqual(PART + SOCKETS);
+      expect(kept).toBeGreaterThanOrEqual(received - PART);
+      expect(received).toBeGreaterThan(size / 3);
+      // Without a hash from the hub, an answer tells whether it is still the same file.
+      expect(wanted).toBe(size - kept);
+    });
+  }
+});
 
 test("two tabs at once fetch each byte once", async ({ context, server, hub }) => {
   test.setTimeout(180_000);
