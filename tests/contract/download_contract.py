@@ -1257,7 +1257,8 @@ async def _two(
 
     async def stalled() -> bool:
         assert not first.done(), first
-        return await scene.sent(target) >= PART_SIZE + 1_000 and await scene.active() > 0
+        # Everything else has come: with the stalled answer others would end, to be asked for once more.
+        return await scene.sent(target) >= LARGE - PART_SIZE + 1_000 and await scene.active() == 1
 
     await scene.until(stalled, "the first one's stalled answer")
     events: list[ProgressEvent] = []
