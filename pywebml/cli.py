@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pywebml
-from pywebml import models_cli
+from pywebml import inspect_cli, models_cli
 from pywebml.errors import OptionsError, PywebmlError
 
 
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.set_defaults(run=_convert)
     models_cli.add_commands(commands)
+    inspect_cli.add_command(commands)
     try:
         from pywebml.prepare.settings_cli import add_commands
     except ModuleNotFoundError as error:

@@ -34,6 +34,7 @@
     │   └── UnsupportedModelError     the task cannot use this model
     ├── EngineError                   the engine
     │   └── EngineClosedError         the engine was terminated
+    ├── InspectionError               a file to look into is not what it seems, damaged, or larger than models are
     └── PrepareError                  preparing models and mirrors, outside the browser
         ├── SourceError               the checkpoint is missing, not safe to read, or not the expected bytes
         ├── ConversionError           the model cannot be converted
@@ -200,6 +201,13 @@ class EngineError(PywebmlError):
 
 class EngineClosedError(EngineError):
     """The engine was terminated."""
+
+
+class InspectionError(PywebmlError):
+    """A file to look into is not what it seems, is damaged, or is larger than models are.
+
+    Details: `offset` (in bytes) where one is known, `size`, `path`.
+    """
 
 
 class PrepareError(PywebmlError):

@@ -18,14 +18,14 @@ LAYERS = [
     {"settings", "hub"},
     {"tokenization", "image", "audio"},
     {"models", "generation"},
-    {"tasks"},
+    {"tasks", "inspecting"},
     {"sources"},
     {"planning"},
     {"loading"},
     {"engine"},
     {"library", "transfer", "worker_params"},
     {"worker_models"},
-    {"pipelines", "worker", "prepare", "models_cli"},
+    {"pipelines", "worker", "prepare", "models_cli", "inspect_cli"},
     {"cli"},
 ]
 """From the bottom to the top; a module imports from its own package and from layers below its own."""
