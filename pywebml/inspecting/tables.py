@@ -132,11 +132,11 @@ def _detailed(file: InspectedFile, largest: int) -> list[str]:
     elif isinstance(content, SafetensorsFile):
         lines.append(f"header of {content.header_size} bytes; {len(content.tensors)} tensors")
         lines += [f"{name}: {text[:200]}" for name, text in sorted(content.metadata.items())]
-        rows = [
+        named = [
             (tensor.name, tensor.dtype, _shape(tensor.shape), _size(tensor.size))
             for tensor in sorted(content.tensors, key=lambda tensor: -tensor.size)[:largest]
         ]
-        lines += ["", *_table(("TENSOR", "DTYPE", "SHAPE", ">SIZE"), rows)]
+        lines += ["", *_table(("TENSOR", "DTYPE", "SHAPE", ">SIZE"), named)]
     return lines + [f"Problem: {problem}" for problem in file.problems]
 
 

@@ -1,181 +1,326 @@
-"""Converted files against PyTorch: the same padded batches through both."""
+"""Converted files against PyTorch: the cases of a part through ONNX Runtime, and how far the answers are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from pywebml.errors import ConversionError, SourceError, ToleranceError
-from pywebml.prepare.export import OUTPUT, Encoder
-from pywebml.prepare.source import TOKENIZER, Checkpoint
+from pywebml.errors import ConversionError, InspectionError, ToleranceError
+from pywebml.inspecting import OnnxFile, drive, parse_onnx
+from pywebml.prepare.parts import Case
 
-SENTENCES = (
-    "The cat sits outside in the morning sun.",
-    "A man is playing the guitar on a small stage.",
-    "I love pasta with tomato sauce, basil and a lot of cheese.",
-    "Machine learning models can run inside a web browser.",
-    "The train to the coast leaves at half past seven.",
-    "Quarterly revenue rose by 12 % while costs stayed the same.",
-    "Où est la gare ? Elle se trouve près du café.",
-    "She explained that the experiment had to be repeated, because the first measurement was taken before the "
-    "instrument had reached a stable temperature, and nobody had written down when it was switched on.",
-)
-MAX_LENGTH = 512
+MAX_OPSET, MAX_IR_VERSION = 26, 13
+"""The newest that onnxruntime-web 1.30 loads."""
+MAX_FILE_BYTES = 2**31 - 1
+"""Of one file: an `.onnx` file is one protobuf message, and a browser's buffers end there too."""
+MAX_TOTAL_BYTES = 2**32 - 1
+"""Of all files of a session: the runtime's memory has 32-bit addresses."""
+_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far a file may be from PyTorch.
+    """How far a file may be from PyTorch, in any output of any case; None: does not matter.
 
     Attributes:
-        max_abs_error: Of any number at a position that the mask keeps; None when only the embeddings count.
-        min_cosine: Between mean-pooled sentence embeddings.
+        max_abs_error: Of any number that counts.
+        max_rel_error: The same, in parts of the largest number of the output.
+        min_cosine: Of any row of a batch; of hidden states, of their mean over the tokens that count.
     """
 
-    max_abs_error: float | None
-    min_cosine: float
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+    min_cosine: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputErrors:
+    """How far one output of one case is from PyTorch.
+
+    Attributes:
+        max_abs_error: Largest difference of a number that counts.
+        max_rel_error: That, in parts of the largest number that counts.
+        worst_cosine: See `Tolerance.min_cosine`; 1 where there are no directions to compare.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    worst_cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class CaseErrors:
+    """One case.
+
+    Attributes:
+        title: Of the case.
+        shapes: Input to its shape.
+        outputs: Output to its errors.
+    """
+
+    title: str
+    shapes: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[str, OutputErrors]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was measured over all batches.
+    """All cases."""
 
-    Attributes:
-        max_abs_error: Largest difference at a position that the mask keeps.
-        worst_cosine: Smallest cosine between a mean-pooled embedding and PyTorch's.
-        shapes: [batch, sequence] of every batch.
-    """
+    cases: tuple[CaseErrors, ...]
 
-    max_abs_error: float
-    worst_cosine: float
-    shapes: tuple[tuple[int, int], ...]
+    @property
+    def max_abs_error(self) -> float:
+        """Of all outputs of all cases."""
+        return max((errors.max_abs_error for errors in self._all()), default=0.0)
 
+    @property
+    def max_rel_error(self) -> float:
+        """Of all outputs of all cases."""
+        return max((errors.max_rel_error for errors in self._all()), default=0.0)
 
-@dataclass(frozen=True, slots=True)
-class ReferenceBatch:
-    """Inputs, and what PyTorch makes of them.
+    @property
+    def worst_cosine(self) -> float:
+        """Of all outputs of all cases."""
+        return min((errors.worst_cosine for errors in self._all()), default=1.0)
 
-    Attributes:
-        feeds: Input name to int64 array [batch, sequence].
-        hidden: float32 [batch, sequence, hidden].
-    """
+    def _all(self) -> list[OutputErrors]:
+        return [errors for case in self.cases for errors in case.outputs.values()]
 
-    feeds: Mapping[str, NDArray[np.int64]]
-    hidden: NDArray[np.float32]
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain data."""
+        return [
+            {
+                "title": case.title,
+                "shapes": {name: list(shape) for name, shape in case.shapes.items()},
+                "outputs": {name: asdict(errors) for name, errors in case.outputs.items()},
+            }
+            for case in self.cases
+        ]
 
-
-def reference_batches(encoder: Encoder, checkpoint: Checkpoint) -> list[ReferenceBatch]:
-    """PyTorch's answers for one sentence, for all sentences padded to the longest, and for a full-length pair.
-
-    Raises:
-        SourceError: `tokenizer.json` is not usable, or knows more tokens than the model.
-        ConversionError: The model is in training mode.
-    """
-    # An exporter may switch modes; with dropout on, the reference would be noise.
-    if any(module.training for module in encoder.modules()):
-        raise ConversionError("The model is in training mode, so it gives no reference to compare with.")
-    tokenizer = _tokenizer(checkpoint, encoder)
-    long_text = " ".join(SENTENCES * 20)
-    batches = []
-    for texts in ([SENTENCES[0]], list(SENTENCES), [long_text, SENTENCES[1]]):
-        encodings = tokenizer.encode_batch(texts)
-        values = {
-            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),
-            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
-            "token_type_ids": np.array([encoding.type_ids for encoding in encodings], np.int64),
-        }
-        if values["input_ids"].max() >= encoder.config.vocab_size:
-            raise SourceError(
-                f"{TOKENIZER} gives token {values['input_ids'].max()}, but the model has only "
-                f"{encoder.config.vocab_size} tokens. They do not belong together.",
-                path=TOKENIZER,
+    @classmethod
+    def from_json(cls, values: Sequence[Mapping[str, Any]]) -> Comparison:
+        """From what `to_json` gave."""
+        return cls(
+            tuple(
+                CaseErrors(
+                    case["title"],
+                    {name: tuple(shape) for name, shape in case["shapes"].items()},
+                    {name: OutputErrors(**errors) for name, errors in case["outputs"].items()},
+                )
+                for case in values
             )
-        feeds = {name: values[name] for name in encoder.input_names}
-        with torch.no_grad():
-            hidden = encoder(*(torch.from_numpy(feed) for feed in feeds.values())).numpy()
-        batches.append(ReferenceBatch(feeds=feeds, hidden=hidden))
-    return batches
-
-
-def _tokenizer(checkpoint: Checkpoint, encoder: Encoder) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(checkpoint.folder / TOKENIZER))
-    # The library raises plain Exception.
-    except Exception as error:
-        raise SourceError(f"{TOKENIZER} is not usable: {error}.", path=TOKENIZER) from error
-    config = encoder.config
-    pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
-    # RoBERTa and its kin count positions from behind the padding index.
-    longest = min(MAX_LENGTH, config.max_position_embeddings - pad - 1 if pad else config.max_position_embeddings)
-    tokenizer.enable_truncation(longest)
-    tokenizer.enable_padding(pad_id=pad, pad_token=tokenizer.id_to_token(pad) or "[PAD]")
-    return tokenizer
-
-
-def compare(path: Path, batches: Sequence[ReferenceBatch]) -> Comparison:
-    """Run a file in ONNX Runtime on the reference's batches.
-
-    Raises:
-        ConversionError: The runtime refuses the file, or its answers have another shape or are not finite.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    worst_error, worst_cosine = 0.0, 1.0
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        answers = [session.run([OUTPUT], dict(batch.feeds))[0] for batch in batches]
-    # The runtime's exceptions have no common base but Exception.
-    except Exception as error:
-        raise ConversionError(f"ONNX Runtime cannot run the converted {path.name}: {error}") from error
-    for batch, hidden in zip(batches, answers, strict=True):
-        if hidden.shape != batch.hidden.shape or not np.isfinite(hidden).all():
-            raise ConversionError(
-                f"The converted {path.name} answers with shape {hidden.shape}, expected finite numbers of shape "
-                f"{batch.hidden.shape}."
-            )
-        mask = batch.feeds["attention_mask"]
-        kept = mask.astype(bool)
-        worst_error = max(worst_error, float(np.abs(hidden - batch.hidden)[kept].max()))
-        worst_cosine = min(worst_cosine, float(_cosines(_mean(hidden, mask), _mean(batch.hidden, mask)).min()))
-    shapes = tuple((batch.hidden.shape[0], batch.hidden.shape[1]) for batch in batches)
-    return Comparison(max_abs_error=worst_error, worst_cosine=worst_cosine, shapes=shapes)
-
-
-def require(comparison: Comparison, tolerance: Tolerance, dtype: str) -> None:
-    """Check a measurement.
-
-    Raises:
-        ToleranceError: The file is too far from PyTorch.
-    """
-    limit = tolerance.max_abs_error
-    if (limit is not None and comparison.max_abs_error > limit) or comparison.worst_cosine < tolerance.min_cosine:
-        allowed = f"cosine at least {tolerance.min_cosine}"
-        if limit is not None:
-            allowed = f"error at most {limit:g} and {allowed}"
-        raise ToleranceError(
-            f"The {dtype} file is too far from PyTorch: largest error {comparison.max_abs_error:.3g}, worst cosine of "
-            f"mean-pooled embeddings {comparison.worst_cosine:.5f}; allowed: {allowed}. Nothing was written. Leave "
-            f"{dtype} out of --modes, or try another --opset.",
-            dtype=dtype,
-            max_abs_error=comparison.max_abs_error,
-            worst_cosine=comparison.worst_cosine,
         )
 
 
-def _mean(hidden: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float64]:
-    weights = mask[..., np.newaxis].astype(np.float64)
-    pooled: NDArray[np.float64] = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
-    return pooled
+def read_description(path: Path) -> OnnxFile:
+    """What an `.onnx` file says of itself; its weights are not read.
+
+    Raises:
+        ConversionError: It is not readable.
+    """
+    try:
+        with path.open("rb") as file:
+
+            def read(begin: int, end: int) -> bytes:
+                file.seek(begin)
+                return file.read(end - begin)
+
+            return drive(parse_onnx(path.stat().st_size), read)
+    except InspectionError as error:
+        raise ConversionError(f"{path.name} is no readable ONNX file: {error.message}") from error
 
 
-def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    cosines: NDArray[np.float64] = (left * right).sum(axis=1) / lengths
-    return cosines
+def data_files(path: Path, description: OnnxFile) -> list[Path]:
+    """The files of external data of an `.onnx` file, in order.
+
+    Raises:
+        ConversionError: One is missing, too short, or not beside the file.
+    """
+    files = []
+    for name, least in description.external_data().items():
+        file = path.parent / name
+        if Path(name).name != name or not file.is_file() or file.stat().st_size < least:
+            raise ConversionError(f"{path.name} needs {least} bytes of external data in '{name}', which is not there.")
+        files.append(file)
+    return files
+
+
+def check_loadable(path: Path, *, sizes: bool = True) -> OnnxFile:
+    """Refuse what the web runtime would refuse.
+
+    Args:
+        path: Of the `.onnx` file.
+        sizes: Whether its size, and that of its external data, must be such as a browser takes.
+
+    Raises:
+        ConversionError: Operators or file format are too new, or the files too large.
+    """
+    description = read_description(path)
+    if not 0 < description.opset <= MAX_OPSET or description.ir_version > MAX_IR_VERSION:
+        raise ConversionError(
+            f"{path.name} has opset {description.opset} and IR version {description.ir_version}; the web runtime "
+            f"loads up to opset {MAX_OPSET} and IR version {MAX_IR_VERSION}. Choose a lower --opset.",
+            opset=description.opset,
+            ir_version=description.ir_version,
+        )
+    all_files = [path, *data_files(path, description)]
+    largest = max(all_files, key=lambda file: file.stat().st_size)
+    if sizes and largest.stat().st_size > MAX_FILE_BYTES:
+        raise ConversionError(
+            f"{largest.name} has {largest.stat().st_size} bytes; the web runtime loads files of up to "
+            f"{MAX_FILE_BYTES}. Use --external-data with a limit below that.",
+            size=largest.stat().st_size,
+        )
+    total = sum(file.stat().st_size for file in all_files)
+    if sizes and total > MAX_TOTAL_BYTES:
+        raise ConversionError(
+            f"{path.name} and its data have {total} bytes; the memory of the web runtime ends at {MAX_TOTAL_BYTES}. "
+            "Leave this level out of --modes and take a smaller one.",
+            size=total,
+        )
+    return description
+
+
+def compare(path: Path, cases: Sequence[Case], *, threads: int = 0) -> Comparison:
+    """Run a file in ONNX Runtime on the cases of its part.
+
+    Args:
+        path: Of the `.onnx` file; external data is beside it.
+        cases: With PyTorch's answers.
+        threads: Of the runtime; 0: as many as it likes.
+
+    Raises:
+        ConversionError: The runtime refuses the file, an output is missing, has another shape or is not finite.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    measured = []
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # The runtime's exceptions have no common base but Exception.
+    except Exception as error:
+        raise ConversionError(f"ONNX Runtime cannot load the converted {path.name}: {error}") from error
+    known = {output.name for output in session.get_outputs()}
+    for case in cases:
+        names = list(case.expected)
+        if missing := [name for name in names if name not in known]:
+            raise ConversionError(f"The converted {path.name} has no output {missing[0]}; it has {sorted(known)}.")
+        try:
+            answers = session.run(names, dict(case.feeds))
+        except Exception as error:
+            raise ConversionError(
+                f"ONNX Runtime cannot run the converted {path.name} on '{case.title}': {error}"
+            ) from error
+        outputs = {}
+        for name, answer in zip(names, answers, strict=True):
+            expected = case.expected[name]
+            where = f"The converted {path.name} answers on '{case.title}' in {name}"
+            if answer.shape != expected.shape:
+                raise ConversionError(f"{where} with shape {list(answer.shape)}, expected {list(expected.shape)}.")
+            kept = np.broadcast_to(case.kept.get(name, np.True_), expected.shape)
+            if not np.isfinite(answer[kept].astype(np.float64)).all():
+                raise ConversionError(f"{where} with numbers that are not finite.")
+            outputs[name] = _errors(answer, expected, kept)
+        shapes = {name: tuple(feed.shape) for name, feed in case.feeds.items()}
+        measured.append(CaseErrors(case.title, shapes, outputs))
+    return Comparison(tuple(measured))
+
+
+def _errors(answer: NDArray[Any], expected: NDArray[Any], kept: NDArray[np.bool_]) -> OutputErrors:
+    ours, theirs = answer.astype(np.float64), expected.astype(np.float64)
+    if not kept.any():
+        return OutputErrors(0.0, 0.0, 1.0)
+    error = float(np.abs(ours - theirs)[kept].max())
+    largest = float(np.abs(theirs[kept]).max())
+    return OutputErrors(error, error / max(largest, _TINY), _worst_cosine(ours, theirs, kept))
+
+
+def _worst_cosine(ours: NDArray[np.float64], theirs: NDArray[np.float64], kept: NDArray[np.bool_]) -> float:
+    worst = 1.0
+    if ours.ndim < 2:
+        return worst
+    for row in range(len(ours)):
+        left, right, counts = ours[row], theirs[row], kept[row]
+        if ours.ndim == 3 and not counts.all() and bool((counts == counts[:, :1]).all()):
+            # Whole tokens count or not: as a sentence's embedding, their mean.
+            left, right = left[counts[:, 0]].mean(axis=0), right[counts[:, 0]].mean(axis=0)
+        elif ours.ndim == 3 and counts.all():
+            left, right = left.mean(axis=0), right.mean(axis=0)
+        else:
+            left, right = left[counts], right[counts]
+        if left.size < 2:
+            # A single number has no direction.
+            continue
+        lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
+        worst = min(worst, float((left * right).sum()) / lengths if lengths > _TINY else 1.0)
+    return worst
+
+
+def require(comparison: Comparison, tolerance: Tolerance, *, part: str, dtype: str) -> None:
+    """Check a measurement.
+
+    Args:
+        comparison: Of a part at a level.
+        tolerance: Of that level.
+        part: Its name, for the message.
+        dtype: The level's name.
+
+    Raises:
+        ToleranceError: The file is too far from PyTorch. It names the worst output.
+    """
+    worst: tuple[float, str] | None = None
+    details: dict[str, Any] = {}
+    for case in comparison.cases:
+        for name, errors in case.outputs.items():
+            excess = _excess(errors, tolerance)
+            if excess > 1 and (worst is None or excess > worst[0]):
+                worst = excess, f"output {name} of '{case.title}' has {_figures(errors)}"
+                details = {"case": case.title, "output": name, **asdict(errors)}
+    if worst is not None:
+        raise ToleranceError(
+            f"The {dtype} file of {part} is too far from PyTorch: {worst[1]}; allowed: {_allowed(tolerance)}. Leave "
+            f"{dtype} out of --modes, or try another --opset.",
+            part=part,
+            dtype=dtype,
+            **details,
+        )
+
+
+def _excess(errors: OutputErrors, tolerance: Tolerance) -> float:
+    """How many times as far as it may be; 1 is the limit."""
+    excess = 0.0
+    for error, limit in (
+        (errors.max_abs_error, tolerance.max_abs_error),
+        (errors.max_rel_error, tolerance.max_rel_error),
+        (1 - errors.worst_cosine, None if tolerance.min_cosine is None else 1 - tolerance.min_cosine),
+    ):
+        if limit is not None and error > limit:
+            excess = max(excess, error / limit if limit > 0 else math.inf)
+    return excess
+
+
+def _figures(errors: OutputErrors) -> str:
+    return (
+        f"a largest error of {errors.max_abs_error:.3g} ({errors.max_rel_error:.3g} of the largest number) and a "
+        f"worst cosine of {errors.worst_cosine:.5f}"
+    )
+
+
+def _allowed(tolerance: Tolerance) -> str:
+    words = []
+    if tolerance.max_abs_error is not None:
+        words.append(f"an error of {tolerance.max_abs_error:g}")
+    if tolerance.max_rel_error is not None:
+        words.append(f"a relative error of {tolerance.max_rel_error:g}")
+    if tolerance.min_cosine is not None:
+        words.append(f"a cosine of {tolerance.min_cosine} and more")
+    return ", ".join(words)
