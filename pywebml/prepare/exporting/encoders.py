@@ -1,0 +1,7 @@
+"""Text encoders with their heads."""
+
+from __future__ import annotations
+
+from pywebml.prepare.exporting.rows import Table
+
+ROWS: Table = {}
