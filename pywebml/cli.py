@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pywebml
-from pywebml import inspect_cli, models_cli
-from pywebml.errors import OptionsError, PywebmlError
+from pywebml import convert_cli, inspect_cli, models_cli
+from pywebml.errors import PywebmlError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.run(arguments)
     except ModuleNotFoundError as error:
-        return _complain(_missing(error, "native"))
+        return _complain(_missing(error, getattr(arguments, "extra", "native")))
     except PywebmlError as error:
         return _complain(error)
     except KeyboardInterrupt:
@@ -51,31 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pywebml {pywebml.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    convert = commands.add_parser(
-        "convert",
-        help="convert an encoder to ONNX and put it into a hub folder",
-        description="Convert an encoder of text to ONNX, compare it with PyTorch, and put it into "
-        "HUB/ORG/NAME/REVISION. Nothing is written when anything fails.",
-    )
-    source = convert.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--model-id", metavar="ORG/NAME", help="repository of the Hugging Face hub (HF_ENDPOINT names another hub)"
-    )
-    source.add_argument("--path", type=Path, metavar="DIR", help="folder with config.json, tokenizer.json, safetensors")
-    convert.add_argument(
-        "--source-revision", metavar="R", help="branch, tag or commit to take with --model-id (default: main)"
-    )
-    convert.add_argument("--task", default="feature-extraction", help="default: %(default)s")
-    convert.add_argument(
-        "--modes", nargs="+", default=["fp32", "q8"], metavar="DTYPE", help="fp32 and q8 are possible (default: both)"
-    )
-    convert.add_argument("--opset", type=int, default=18, help="version of ONNX's operators (default: %(default)s)")
-    convert.add_argument("--output", type=Path, required=True, metavar="HUB", help="root of the hub")
-    convert.add_argument("--name", metavar="ORG/NAME", help="in the hub (default: that of the source)")
-    convert.add_argument(
-        "--revision", default="main", metavar="R", help="in the hub, such as v1.0.0 (default: %(default)s)"
-    )
-    convert.set_defaults(run=_convert)
+    convert_cli.add_command(commands)
     models_cli.add_commands(commands)
     inspect_cli.add_command(commands)
     try:
@@ -102,41 +77,6 @@ def _missing(error: ModuleNotFoundError, extra: str) -> PywebmlError:
 
 def _refuse(error: PywebmlError) -> None:
     raise error
-
-
-def _convert(arguments: argparse.Namespace) -> None:
-    model_id: str | None = arguments.model_id
-    if arguments.source_revision is not None and model_id is None:
-        raise OptionsError(
-            "--source-revision belongs to --model-id; a folder given with --path has no revisions.",
-            field="source-revision",
-            value=arguments.source_revision,
-        )
-    # PyTorch and its kin take seconds to import, and only this command needs them.
-    try:
-        from pywebml.prepare.convert import convert
-        from pywebml.prepare.source import download_checkpoint, open_checkpoint
-    except ModuleNotFoundError as error:
-        raise _missing(error, "convert") from error
-
-    if model_id is not None:
-        print(f"Taking {model_id} from the Hugging Face hub", flush=True)
-        checkpoint = download_checkpoint(model_id, arguments.source_revision or "main")
-        name = model_id
-    else:
-        folder = arguments.path.resolve()
-        checkpoint = open_checkpoint(folder, f"local folder '{folder.name}'")
-        name = folder.name
-    convert(
-        checkpoint,
-        arguments.output,
-        arguments.name or name,
-        revision=arguments.revision,
-        task=arguments.task,
-        modes=arguments.modes,
-        opset=arguments.opset,
-        log=lambda line: print(line, flush=True),
-    )
 
 
 if __name__ == "__main__":

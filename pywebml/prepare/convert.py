@@ -1,8 +1,8 @@
 """`pywebml convert`: a checkpoint becomes a folder of ONNX files in hub layout, or nothing does.
 
-The steps: export every part in float32 and keep PyTorch's answers; make every level of every part from that; compare each
-file; write configuration, tokenizer, report, card and manifest; put the folder into the hub. What is finished is kept in a
-`WorkFolder` until then.
+The steps: export every part in float32 and keep PyTorch's answers; make every level of every part from that; compare
+each file; write configuration, tokenizer, report, card and manifest; put the folder into the hub. What is finished is
+kept in a `WorkFolder` until then.
 """
 
 from __future__ import annotations
@@ -190,7 +190,6 @@ class _Conversion:
     def __init__(
         self, checkpoint: Checkpoint, choices: Choices, work: WorkFolder, log: Log, on_progress: OnProgress
     ) -> None:
-        self._checkpoint = checkpoint
         self._choices = choices
         self._work = work
         self._log = log
@@ -201,6 +200,8 @@ class _Conversion:
         self._onnx = work.folder / SUBFOLDER
         self._onnx.mkdir(exist_ok=True)
         (work.folder / CASES).mkdir(exist_ok=True)
+        self._no_tokenizer = ""
+        self._checkpoint = self._with_fast_tokenizer(checkpoint)
 
     def say(self, text: str) -> None:
         """One line."""
@@ -300,13 +301,36 @@ class _Conversion:
     def _check_tokenizer(self, parts: Sequence[Part]) -> None:
         """A model of text needs one; one of images or sounds may do without."""
         takes_text = any(_TEXT_INPUTS & set(part.inputs) for part in parts)
-        folder = self._checkpoint.folder
-        if takes_text and not any((folder / name).is_file() for name in (*VOCABULARIES, "source.spm")):
+        if takes_text and not (self._checkpoint.folder / TOKENIZER).is_file():
             raise SourceError(
-                f"{folder.name} has no {TOKENIZER} and no other vocabulary. Save the tokenizer beside the weights: "
-                "AutoTokenizer.from_pretrained(name).save_pretrained(folder).",
-                path=str(folder),
+                f"{self._checkpoint.origin} has no {TOKENIZER}{self._no_tokenizer}. Save the tokenizer in its fast "
+                "form first: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
             )
+
+    def _with_fast_tokenizer(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with `tokenizer.json`, where transformers can make it of the older files."""
+        older = [name for name in VOCABULARIES if (checkpoint.folder / name).is_file()]
+        if TOKENIZER in older or not older:
+            return checkpoint
+        from transformers import AutoTokenizer
+
+        staged = self._work.folder / "checkpoint"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir()
+        for path in checkpoint.folder.iterdir():
+            (staged / path.name).symlink_to(path.resolve())
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(
+                    staged, local_files_only=True, trust_remote_code=self._choices.trust_remote_code
+                )
+                tokenizer.backend_tokenizer.save(str(staged / TOKENIZER))
+        # Whatever transformers makes of files that it cannot use, or of packages that are missing.
+        except Exception as error:
+            self._no_tokenizer = f", and transformers cannot make it of {', '.join(older)}: {error}".rstrip(".")
+            return checkpoint
+        self.say(f"Made {TOKENIZER} of {', '.join(older)}")
+        return replace(checkpoint, folder=staged)
 
     # Levels
 
@@ -351,8 +375,7 @@ class _Conversion:
         return converted
 
     def _converted(self, part: _ExportedPart, dtype: str, made: Mapping[str, Any] | None) -> ConvertedFile:
-        exact = {"files": part.files, "nodes": 0, "skipped": []}
-        values = made or exact
+        values: Mapping[str, Any] = made or {"files": part.files, "nodes": 0, "skipped": []}
         return ConvertedFile(
             part=part.name,
             dtype=dtype,
@@ -369,20 +392,24 @@ class _Conversion:
         """The outcomes, in any order. One that fails does not keep the others from being made."""
         count = min(self._choices.jobs, len(jobs))
         threads = 0 if count <= 1 else max(1, (os.cpu_count() or 1) // count)
-        descriptions = {
-            (part, dtype): LevelJob(
-                source=self._onnx / f"{part.name}.onnx",
-                target=self._onnx / _file_name(part.name, dtype),
-                dtype=dtype,
-                cases=self._work.folder / CASES / f"{part.name}.npz",
-                titles=part.titles,
-                limit=self._choices.external_data,
-                threads=threads,
+        described = [
+            (
+                part,
+                dtype,
+                LevelJob(
+                    source=self._onnx / f"{part.name}.onnx",
+                    target=self._onnx / _file_name(part.name, dtype),
+                    dtype=dtype,
+                    cases=self._work.folder / CASES / f"{part.name}.npz",
+                    titles=part.titles,
+                    limit=self._choices.external_data,
+                    threads=threads,
+                ),
             )
             for part, dtype in jobs
-        }
+        ]
         if count <= 1:
-            for (part, dtype), job in descriptions.items():
+            for part, dtype, job in described:
                 self.say(f"Making {job.target.name}")
                 self._begin(job.target.name)
                 try:
@@ -393,7 +420,7 @@ class _Conversion:
         # A fresh interpreter each: a forked copy of one in which PyTorch has run threads may hang.
         with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
             running: dict[Future[dict[str, Any]], tuple[_ExportedPart, str]] = {
-                pool.submit(run_level_job, job): place for place, job in descriptions.items()
+                pool.submit(run_level_job, job): (part, dtype) for part, dtype, job in described
             }
             self.say(f"Making {len(jobs)} files, {count} at a time")
             for future in as_completed(running):
@@ -411,31 +438,10 @@ class _Conversion:
         for file in files:
             for path in file.files:
                 _link(self._work.folder / path, folder / path)
-        for path in self._checkpoint.copied_files():
-            (folder / path).parent.mkdir(exist_ok=True)
-            shutil.copyfile(self._checkpoint.folder / path, folder / path)
-        if any(_TEXT_INPUTS & set(part.inputs) for part in model.parts) and not (folder / TOKENIZER).is_file():
-            self._make_fast_tokenizer(folder / TOKENIZER)
+        for copied in self._checkpoint.copied_files():
+            (folder / copied).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self._checkpoint.folder / copied, folder / copied)
         self._write_config(folder / CONFIG, model, files)
-
-    def _make_fast_tokenizer(self, target: Path) -> None:
-        """`tokenizer.json`, where transformers can make it of the older files; they are copied in any case."""
-        from transformers import AutoTokenizer
-
-        try:
-            with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(
-                    self._checkpoint.folder,
-                    local_files_only=True,
-                    trust_remote_code=self._choices.trust_remote_code,
-                )
-                tokenizer.backend_tokenizer.save(str(target))
-        # Whatever transformers makes of files that it cannot use, or of packages that are missing.
-        except Exception as error:
-            target.unlink(missing_ok=True)
-            self.say(f"{TOKENIZER} could not be made of the other files of the tokenizer: {error}")
-        else:
-            self.say(f"Made {TOKENIZER} of the other files of the tokenizer")
 
     def _write_config(self, target: Path, model: ConvertedModel, files: Sequence[ConvertedFile]) -> None:
         shards = {Path(file.files[0]).name: len(file.files) - 1 for file in files if len(file.files) > 1}

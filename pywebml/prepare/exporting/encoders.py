@@ -78,9 +78,7 @@ HEADS: Mapping[str, Head] = {
         "AutoModel", modeling_auto.MODEL_MAPPING_NAMES, ("last_hidden_state",), optional_weights=("pooler",)
     ),
     # A number for every token of the vocabulary at every position: long texts would take gigabytes.
-    "fill-mask": Head(
-        "AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("logits",), longest=48
-    ),
+    "fill-mask": Head("AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("logits",), longest=48),
     "text-classification": _SEQUENCE_HEAD,
     "zero-shot-classification": _SEQUENCE_HEAD,
     "token-classification": Head(

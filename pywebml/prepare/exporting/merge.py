@@ -94,7 +94,9 @@ def _read_lengths_elsewhere(graph: GraphProto, layers: int) -> None:
             bounds = {attribute.name: attribute.i for attribute in node.attribute}
             axis = {(0, 1): 0, (2, 3): 1}.get((bounds.get("start", 0), bounds.get("end", 4)))
             if axis is None:
-                raise ConversionError(f"The decoder needs the shape of {node.input[0]}, which the first step does not have.")
+                raise ConversionError(
+                    f"The decoder needs the shape of {node.input[0]}, which the first step does not have."
+                )
             node.input[0] = HIDDEN
             del node.attribute[:]
             node.attribute.extend([helper.make_attribute("start", axis), helper.make_attribute("end", axis + 1)])
@@ -153,7 +155,9 @@ def _attention(nodes: Sequence[NodeProto], past: Sequence[str]) -> list[NodeProt
         raise ConversionError(f"The decoder does not use {value} as attention does.")
     inside = {id(node) for node in found}
     used_outside = {name for node in nodes if id(node) not in inside for name in node.input}
-    if not used_outside.isdisjoint(_outputs(found[:-1])) or not {*past} <= {name for node in found for name in node.input}:
+    if not used_outside.isdisjoint(_outputs(found[:-1])) or not {*past} <= {
+        name for node in found for name in node.input
+    }:
         raise ConversionError(f"Cross attention with {key} cannot be told from the rest of the decoder.")
     return found
 

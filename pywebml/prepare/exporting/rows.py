@@ -74,9 +74,7 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
         raise ConversionError(f"transformers cannot use config.json: {error}") from error
 
 
-def load_model(
-    folder: Path, config: PretrainedConfig, row: Row, *, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_model(folder: Path, config: PretrainedConfig, row: Row, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A checkpoint's model in float32, ready for inference.
 
     Raises:
