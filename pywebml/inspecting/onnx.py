@@ -18,6 +18,8 @@ MAX_NAME_BYTES = 64 * 1024
 MAX_FIELDS = 20_000_000
 MAX_NAMES = 2_000_000
 """Of tensors, and of values that nodes take: what is kept in memory."""
+MAX_OPERATORS = 10_000
+"""Different ones."""
 MAX_DEPTH = 32
 """Of graphs within graphs."""
 MAX_DIMENSIONS = 64
@@ -352,7 +354,7 @@ class _Reader:
                 node.domain = yield from self._text(at, after)
         title = node.title
         self.file.operators[title] += 1
-        if len(self.file.operators) > MAX_NAMES // 100:
+        if len(self.file.operators) > MAX_OPERATORS:
             raise InspectionError("Too many kinds of operators: no model is like that.", offset=begin)
         bits, block = node.integers.get("bits", 0), node.integers.get("block_size", 0)
         if node.operator in PACKED_OPERATORS or node.operator == "GatherBlockQuantized":

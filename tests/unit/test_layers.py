@@ -26,6 +26,7 @@ LAYERS = [
     {"library", "transfer", "worker_params"},
     {"worker_models"},
     {"pipelines", "worker", "prepare", "models_cli", "inspect_cli"},
+    {"convert_cli"},
     {"cli"},
 ]
 """From the bottom to the top; a module imports from its own package and from layers below its own."""
