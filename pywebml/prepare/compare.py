@@ -14,20 +14,9 @@ from tokenizers import Tokenizer
 
 from pywebml.errors import ConversionError, SourceError, ToleranceError
 from pywebml.prepare.export import OUTPUT, Encoder
+from pywebml.prepare.exporting.texts import MAX_LENGTH, SENTENCES
 from pywebml.prepare.source import TOKENIZER, Checkpoint
 
-SENTENCES = (
-    "The cat sits outside in the morning sun.",
-    "A man is playing the guitar on a small stage.",
-    "I love pasta with tomato sauce, basil and a lot of cheese.",
-    "Machine learning models can run inside a web browser.",
-    "The train to the coast leaves at half past seven.",
-    "Quarterly revenue rose by 12 % while costs stayed the same.",
-    "Où est la gare ? Elle se trouve près du café.",
-    "She explained that the experiment had to be repeated, because the first measurement was taken before the "
-    "instrument had reached a stable temperature, and nobody had written down when it was switched on.",
-)
-MAX_LENGTH = 512
 
 
 @dataclass(frozen=True, slots=True)
