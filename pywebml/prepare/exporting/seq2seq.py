@@ -19,16 +19,21 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from pywebml.prepare.exporting.merge import HIDDEN, USE_CACHE, merge_decoder, past_names, present_names, save_merged
 from pywebml.prepare.exporting.rows import Loaded, Row, Table
+from pywebml.prepare.exporting.signals import image_shape, noise
+from pywebml.prepare.exporting.texts import SENTENCES, padding_token, tokenize
 from pywebml.prepare.exporting.torch_export import BATCH, Dims, data_path, export_module
 from pywebml.prepare.parts import Case, Part
+from pywebml.prepare.source import TOKENIZER
 
 ENCODER, DECODER = "encoder_model", "decoder_model_merged"
 ENCODER_SEQUENCE, DECODER_SEQUENCE = "encoder_sequence_length", "decoder_sequence_length"
 PAST_SEQUENCE = "past_decoder_sequence_length"
 ENCODER_MASK = "encoder_attention_mask"
 CACHED_STEPS = 3
+LONGEST = 48
+"""Of the texts of cases, in tokens."""
 
-Batches = Callable[[PreTrainedModel], Sequence[Mapping[str, Tensor]]]
+Batches = Callable[[Loaded], Sequence[Mapping[str, Tensor]]]
 """Gives what the encoder is fed: two batches of different sizes, with padding where there is a mask."""
 
 
@@ -171,24 +176,23 @@ def _filled(by_name: Mapping[str, Tensor], caches: Caches, attention: str) -> Dy
 
 def parts(loaded: Loaded, kind: Kind) -> tuple[Part, ...]:
     """The two parts of an encoder-decoder."""
-    model = loaded.model
-    return encoder_part(model, kind), decoder_part(model, kind)
+    return encoder_part(loaded, kind), decoder_part(loaded, kind)
 
 
-def encoder_part(model: PreTrainedModel, kind: Kind) -> Part:
+def encoder_part(loaded: Loaded, kind: Kind) -> Part:
     """The encoder: its inputs to `last_hidden_state`."""
     names, output = tuple(kind.encoder_dims), "last_hidden_state"
-    module = Encoder(model, names).eval()
+    module = Encoder(loaded.model, names).eval()
 
     def write(path: Path, opset: int) -> None:
-        examples = [kind.batches(model)[0][name] for name in names]
+        examples = [kind.batches(loaded)[0][name] for name in names]
         # The output is as long as the input, or of one length.
         dims = {**kind.encoder_dims, output: kind.encoder_dims[names[0]]}
         export_module(module, examples, names, (output,), dims, path, opset)
 
     def cases() -> list[Case]:
         found = []
-        for batch in kind.batches(model):
+        for batch in kind.batches(loaded):
             with torch.no_grad():
                 hidden = module(*(batch[name] for name in names))
             kept = {output: batch["attention_mask"].numpy()[..., np.newaxis] == 1} if "attention_mask" in batch else {}
@@ -198,9 +202,9 @@ def encoder_part(model: PreTrainedModel, kind: Kind) -> Part:
     return Part(ENCODER, names, (output,), write, cases)
 
 
-def decoder_part(model: PreTrainedModel, kind: Kind) -> Part:
+def decoder_part(loaded: Loaded, kind: Kind) -> Part:
     """The decoder: tokens, the encoder's output and caches to `logits` and caches."""
-    caches = caches_of(model, kind)
+    model, caches = loaded.model, caches_of(loaded, kind)
     has_mask = "attention_mask" in kind.encoder_dims
     fed = [*([ENCODER_MASK] if has_mask else []), "input_ids"]
     inputs = (*fed, HIDDEN, *caches.past(), *([USE_CACHE] if caches.cross else []))
@@ -209,17 +213,18 @@ def decoder_part(model: PreTrainedModel, kind: Kind) -> Part:
         outputs = ("logits", *(name.replace("past_key_values", "present") for name in caches.past()))
 
     def write(path: Path, opset: int) -> None:
-        _write_decoder(model, kind, caches, fed, path, opset)
+        _write_decoder(model, caches, fed, path, opset)
 
     def cases() -> list[Case]:
-        return [case for batch in kind.batches(model) for case in _decoder_cases(model, kind, caches, batch)]
+        return [case for batch in kind.batches(loaded) for case in _decoder_cases(model, kind, caches, batch)]
 
     return Part(DECODER, inputs, outputs, write, cases)
 
 
-def caches_of(model: PreTrainedModel, kind: Kind) -> Caches:
+def caches_of(loaded: Loaded, kind: Kind) -> Caches:
     """What the caches look like, by running the model."""
-    batch = kind.batches(model)[0]
+    model = loaded.model
+    batch = kind.batches(loaded)[0]
     found = EncoderDecoderCache(DynamicCache(), DynamicCache())
     with torch.no_grad():
         hidden = Encoder(model, tuple(kind.encoder_dims)).eval()(*(batch[name] for name in kind.encoder_dims))
@@ -235,9 +240,7 @@ def caches_of(model: PreTrainedModel, kind: Kind) -> Caches:
     )
 
 
-def _write_decoder(
-    model: PreTrainedModel, kind: Kind, caches: Caches, fed: Sequence[str], path: Path, opset: int
-) -> None:
+def _write_decoder(model: PreTrainedModel, caches: Caches, fed: Sequence[str], path: Path, opset: int) -> None:
     names = [*fed, *([] if caches.cross else [HIDDEN]), *caches.past()]
     outputs = ["logits", *caches.present()]
     dims = _decoder_dims(caches)
@@ -331,36 +334,34 @@ def _title(batch: Mapping[str, Tensor]) -> str:
     return "×".join(str(size) for size in next(iter(batch.values())).shape)
 
 
-def token_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
-    """Tokens by chance from the whole vocabulary, padded at the right."""
+def token_batches(loaded: Loaded) -> list[dict[str, Tensor]]:
+    """Sentences, padded; tokens by chance where the checkpoint has no tokenizer in its fast form."""
+    if (loaded.checkpoint.folder / TOKENIZER).is_file():
+        batches = [tokenize(loaded, texts, longest=LONGEST) for texts in (SENTENCES[:2], SENTENCES[2:5])]
+        return [
+            {"input_ids": torch.from_numpy(it.input_ids), "attention_mask": torch.from_numpy(it.attention_mask)}
+            for it in batches
+        ]
     generator = torch.Generator().manual_seed(0)
     found = []
     for lengths in ((7, 4), (5, 2, 3)):
-        ids = torch.randint(3, _vocabulary(model), (len(lengths), max(lengths)), generator=generator)
+        ids = torch.randint(3, _vocabulary(loaded.model), (len(lengths), max(lengths)), generator=generator)
         mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(torch.int64)
-        padding = model.config.pad_token_id or 0
-        found.append({"input_ids": torch.where(mask == 1, ids, padding), "attention_mask": mask})
+        found.append(
+            {"input_ids": torch.where(mask == 1, ids, padding_token(loaded.config)), "attention_mask": mask}
+        )
     return found
 
 
-def feature_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+def feature_batches(loaded: Loaded) -> list[dict[str, Tensor]]:
     """Spectrograms of the one length that Whisper takes."""
-    config = model.config
-    shape = (config.num_mel_bins, 2 * config.max_source_positions)
-    return [{"input_features": it} for it in _noise(shape)]
+    shape = (loaded.config.num_mel_bins, 2 * loaded.config.max_source_positions)
+    return [{"input_features": it} for it in noise(shape)]
 
 
-def image_batches(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+def image_batches(loaded: Loaded) -> list[dict[str, Tensor]]:
     """Images of the size that the encoder was trained for."""
-    config = model.config.encoder
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return [{"pixel_values": it} for it in _noise((config.num_channels, height, width))]
-
-
-def _noise(shape: tuple[int, ...]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn((size, *shape), generator=generator) for size in (2, 3)]
+    return [{"pixel_values": it} for it in noise(image_shape(loaded.config.encoder))]
 
 
 _TOKENS: Dims = {name: {0: BATCH, 1: ENCODER_SEQUENCE} for name in ("input_ids", "attention_mask")}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.exporters.utils import apply_patches
 
 from pywebml.errors import ConversionError
+from pywebml.prepare.exporting.tied import share_tied
 from pywebml.prepare.quiet import quiet
 
 BATCH, SEQUENCE = "batch_size", "sequence_length"
@@ -125,6 +126,7 @@ def check_versions(model: onnx.ModelProto) -> None:
 
 
 def _write(model: onnx_ir.Model, wished: Mapping[str, Shape], inputs: int, path: Path, opset: int) -> None:
+    share_tied(model)
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     outside = sum(tensor.nbytes for tensor in tensors) > MAX_WEIGHT_BYTES
     if outside:
