@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pywebml.errors import OptionsError
-from pywebml.models.files import DTYPE_SUFFIXES
 
 if TYPE_CHECKING:
     from pywebml.prepare.convert import Log, OnProgress
@@ -27,9 +26,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert a model to ONNX and put it into a hub folder",
-        description="Convert a model of transformers to ONNX at one or more levels, compare every file with PyTorch "
-        "and put them into HUB/ORG/NAME/REVISION. Nothing appears there when anything fails; what is good is kept for the "
-        "next try.",
+        description="Convert a model of transformers to ONNX at one or more levels, compare each file with PyTorch, "
+        "and put them into HUB/ORG/NAME/REVISION. Nothing appears there when anything fails; what is good is kept for "
+        "the next try.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -46,8 +45,7 @@ def add_command(commands: Any) -> None:
         nargs="+",
         default=list(DEFAULT_MODES),
         metavar="LEVEL",
-        choices=list(DTYPE_SUFFIXES),
-        help=f"levels to write (default: {' '.join(DEFAULT_MODES)}): {' '.join(DTYPE_SUFFIXES)}",
+        help=f"levels to write (default: {' '.join(DEFAULT_MODES)}), of fp32 fp16 q8 int8 uint8 q4 q4f16 bnb4 q2 q2f16",
     )
     levels.add_argument("--quantize", action="store_true", help="write all levels")
     parser.add_argument(

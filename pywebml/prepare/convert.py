@@ -27,8 +27,7 @@ from pywebml.prepare.compare import MAX_OPSET, Comparison, Tolerance, check_load
 from pywebml.prepare.layout import folder_in_one_step, model_folder, sha256_of, write_json, write_manifest
 from pywebml.prepare.levels_job import LevelJob, lay_out, remove_file, run_level_job, save_cases
 from pywebml.prepare.parts import ExportedModel, Part
-from pywebml.prepare.quantizing import LEVELS
-from pywebml.prepare.quiet import quiet
+from pywebml.prepare.quantizing import LEVELS, quantize
 from pywebml.prepare.report import PACKAGES, ConvertedFile, write_report
 from pywebml.prepare.source import CONFIG, TOKENIZER, VOCABULARIES, Checkpoint, read_json_object
 from pywebml.prepare.work import WorkFolder, key_of
@@ -92,7 +91,8 @@ class Choices:
 
     def tolerance(self, dtype: str) -> Tolerance:
         """How far a level may be from PyTorch."""
-        return self.tolerances.get(dtype, LEVELS[dtype].tolerance)
+        level = LEVELS[dtype]
+        return self.tolerances.get(dtype, Tolerance(None, level.max_relative_error, level.min_cosine))
 
 
 def convert(
@@ -276,8 +276,13 @@ class _Conversion:
         remove_file(path)
         self.say(f"Exporting {part.name} to ONNX, opset {self._choices.opset}")
         self._begin(part.name)
+        exported = self._work.folder / "exported" / path.name
+        shutil.rmtree(exported.parent, ignore_errors=True)
+        exported.parent.mkdir()
         try:
-            part.write(path, self._choices.opset)
+            part.write(exported, self._choices.opset)
+            # Weights that the exporter wrote twice, such as tied ones, are stored once.
+            quantize(exported, path, EXACT)
             files = lay_out(path, self._choices.external_data)
             check_loadable(path, sizes=EXACT in self._choices.modes)
             cases = part.cases()
@@ -285,6 +290,8 @@ class _Conversion:
         except BaseException:
             remove_file(path)
             raise
+        finally:
+            shutil.rmtree(exported.parent)
         self.say(_summary(path, files, comparison))
         kept = self._work.folder / CASES / f"{part.name}.npz"
         save_cases(kept, cases)
@@ -313,6 +320,8 @@ class _Conversion:
         if TOKENIZER in older or not older:
             return checkpoint
         from transformers import AutoTokenizer
+
+        from pywebml.prepare.quiet import quiet
 
         staged = self._work.folder / "checkpoint"
         shutil.rmtree(staged, ignore_errors=True)
@@ -375,7 +384,7 @@ class _Conversion:
         return converted
 
     def _converted(self, part: _ExportedPart, dtype: str, made: Mapping[str, Any] | None) -> ConvertedFile:
-        values: Mapping[str, Any] = made or {"files": part.files, "nodes": 0, "skipped": []}
+        values: Mapping[str, Any] = made or {"files": part.files, "nodes": 0, "skipped": [], "notes": []}
         return ConvertedFile(
             part=part.name,
             dtype=dtype,
@@ -384,6 +393,7 @@ class _Conversion:
             comparison=part.comparison if made is None else Comparison.from_json(made["cases"]),
             quantized_nodes=values["nodes"],
             skipped=tuple(values["skipped"]),
+            notes=tuple(values["notes"]),
         )
 
     def _run_jobs(

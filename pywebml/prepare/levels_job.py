@@ -15,9 +15,9 @@ from pywebml.prepare.compare import MAX_FILE_BYTES, check_loadable, compare, dat
 from pywebml.prepare.parts import Case
 from pywebml.prepare.quantizing import quantize
 
-AUTOMATIC_LIMIT = 1_900_000_000
-"""Weights beyond what one file holds go into files of at most so many bytes."""
-assert AUTOMATIC_LIMIT < MAX_FILE_BYTES
+LARGEST_FILE = 1_900_000_000
+"""What is larger is split, whether external data was asked for or not."""
+assert LARGEST_FILE < MAX_FILE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def run_level_job(job: LevelJob) -> dict[str, Any]:
     """Quantise, split and compare. What a failure leaves half-written is removed.
 
     Returns:
-        Plain data: `nodes`, `skipped`, `files` (names beside the target) and `cases`.
+        Plain data: `nodes`, `skipped`, `notes`, `files` (names beside the target) and `cases`.
 
     Raises:
         ConversionError: The level cannot be made.
@@ -64,6 +64,7 @@ def run_level_job(job: LevelJob) -> dict[str, Any]:
     return {
         "nodes": quantized.nodes,
         "skipped": list(quantized.skipped),
+        "notes": list(quantized.notes),
         "files": [file.name for file in files],
         "cases": comparison.to_json(),
     }
@@ -76,9 +77,9 @@ def lay_out(path: Path, limit: int | None) -> list[Path]:
         The `.onnx` file and those of its external data.
     """
     found = data_files(path, read_description(path))
-    needs_more = any(file.stat().st_size > AUTOMATIC_LIMIT for file in (path, *found))
+    needs_more = any(file.stat().st_size > LARGEST_FILE for file in (path, *found))
     if limit is not None or needs_more:
-        external_data.split(path, limit or AUTOMATIC_LIMIT)
+        external_data.split(path, limit or external_data.DEFAULT_LIMIT)
         found = data_files(path, read_description(path))
     return [path, *found]
 

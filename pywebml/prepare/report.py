@@ -32,6 +32,7 @@ class ConvertedFile:
         comparison: What was measured.
         quantized_nodes: Nodes that compute with quantised weights.
         skipped: Weights that stayed as they were, and why.
+        notes: What else happened to numbers.
     """
 
     part: str
@@ -41,6 +42,7 @@ class ConvertedFile:
     comparison: Comparison
     quantized_nodes: int
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
 
     def size(self, folder: Path) -> int:
         """Bytes of all its files."""
@@ -239,6 +241,7 @@ def _row(folder: Path, file: ConvertedFile) -> dict[str, object]:
         "ir_version": description.ir_version,
         "quantized_nodes": file.quantized_nodes,
         "skipped": list(file.skipped),
+        "notes": list(file.notes),
         **_rounded(OutputErrors(comparison.max_abs_error, comparison.max_rel_error, comparison.worst_cosine)),
         "allowed": asdict(file.tolerance),
         "cases": [

@@ -6,7 +6,6 @@ Weights are read from safetensors only. Pickled checkpoints can run code when th
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -168,24 +167,23 @@ def download_checkpoint(model_id: str, revision: str, *, trust_remote_code: bool
     Raises:
         SourceError: The hub does not answer, has no such repository, or the repository is not usable.
     """
-    # Before the library is imported: it reads this once.
-    if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
 
-    api = HfApi()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    wanted = [*_WANTED, "*.py"] if trust_remote_code else list(_WANTED)
     try:
-        info = api.model_info(model_id, revision=revision)
+        info = HfApi().model_info(model_id, revision=revision)
     # The library raises its own errors, those of its HTTP client and OSError, depending on its version.
     except Exception as error:
         if _was_refused(error):
             raise _hub_error(error, model_id, revision) from error
         # Without a network, what was taken before may still be here.
         try:
-            folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+            folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted, local_files_only=True))
         except Exception:
             raise _hub_error(error, model_id, revision) from error
-        commit = folder.name
     else:
         names = [sibling.rfilename for sibling in info.siblings or ()]
         place = f"{model_id} at {revision}"
@@ -197,13 +195,12 @@ def download_checkpoint(model_id: str, revision: str, *, trust_remote_code: bool
             )
         if not {WEIGHTS, WEIGHTS_INDEX} & set(names):
             _refuse_without_weights(names, place)
-        commit = str(info.sha)
-        wanted = [*_WANTED, "*.py"] if trust_remote_code else list(_WANTED)
         try:
-            folder = Path(snapshot_download(model_id, revision=commit, allow_patterns=wanted))
+            folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted))
         except Exception as error:
             raise _hub_error(error, model_id, revision) from error
-    # The commit, not the branch: the branch may mean something else tomorrow.
+    # A snapshot's folder is named after the commit, which means the same tomorrow.
+    commit = folder.name
     return open_checkpoint(
         folder,
         f"{_without_credentials(constants.ENDPOINT)}/{model_id} at {commit}",

@@ -3,6 +3,7 @@
     GET, HEAD  /{model}/resolve/{revision}/{path}   the file; an LFS file: 302 to /cdn/{sha256}
     GET, HEAD  /{model}/raw/{revision}/{path}       the file; an LFS file: its pointer
     GET, HEAD  /api/models/{model}/tree/{revision}  the listing, in pages; ?recursive=true, ?limit=
+    GET, HEAD  /api/models/{model}[/revision/{revision}]  the commit, and the names of the files
 
 A revision with slashes arrives percent-encoded (`refs%2Fpr%2F1`). A commit's SHA names its revision too.
 """
@@ -123,7 +124,9 @@ class HuggingFace:
         parts = [unquote(part) for part in raw_path.strip("/").split("/")]
         is_api = parts[:2] == ["api", "models"]
         parts = parts[2:] if is_api else parts
-        routes = {"tree"} if is_api else {"resolve", "raw"}
+        if is_api and len(parts) == 2:
+            parts += ["revision", "main"]
+        routes = {"tree", "revision"} if is_api else {"resolve", "raw"}
         at = next((index for index in (1, 2) if index < len(parts) and parts[index] in routes), None)
         if not self._models or at is None or len(parts) < at + 2:
             return None
@@ -136,6 +139,8 @@ class HuggingFace:
         found = model.revisions.get(revision)
         if found is None:
             return _refused(401, "RevisionNotFound", f"Invalid rev id: {revision}", is_api=is_api)
+        if route == "revision":
+            return _info(name, found, private=model.private_token is not None)
         if is_api:
             return self._tree(f"{name}/tree/{quote(revision, safe='')}", found, path, query)
         file = found.files.get(path)
@@ -157,6 +162,17 @@ class HuggingFace:
             place = f"{address}/{quote(folder)}" if folder else address
             headers["Link"] = f'<{self._url}/api/models/{place}?{kept}cursor={quote(cursor)}>; rel="next"'
         return Resource(BytesContent.of(json.dumps(entries[begin:end]).encode(), "application/json"), headers=headers)
+
+
+def _info(name: str, revision: Revision, *, private: bool) -> Resource:
+    value = {
+        "id": name,
+        "sha": revision.commit,
+        "private": private,
+        "siblings": [{"rfilename": path} for path in sorted(revision.files)],
+    }
+    headers = {"X-Repo-Commit": revision.commit}
+    return Resource(BytesContent.of(json.dumps(value).encode(), "application/json"), headers=headers)
 
 
 def is_lfs(path: str, size: int) -> bool:

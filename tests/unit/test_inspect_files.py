@@ -239,7 +239,7 @@ async def test_hugging_face_files_are_read_through_their_redirect(
     server.hugging_face("org/name", "main", {"model.safetensors": large_safetensors()}, private_token="secret")
     url = f"{server.url}/org/name/resolve/main/model.safetensors"
 
-    with pytest.raises(HubError, match="status 401. Give an access token"):
+    with pytest.raises(HubError, match=r"status 401\. Give an access token"):
         await inspect_url(platform, url)
     (found,) = await inspect_url(platform, url, headers={"authorization": "Bearer secret"})
 

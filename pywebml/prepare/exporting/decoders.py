@@ -118,7 +118,9 @@ def decoder_parts(loaded: Loaded) -> tuple[Part, ...]:
     def part(name: str, module: nn.Module, past_dim: str, present_dim: str, cases: Callable[[], list[Case]]) -> Part:
         dims = {name: {0: BATCH, 1: SEQUENCE} for name in ("input_ids", "position_ids", "logits")}
         dims |= {"attention_mask": {0: BATCH, 1: TOTAL}}
-        dims |= {name: {0: BATCH, 2: past_dim} for name in past} | {name: {0: BATCH, 2: present_dim} for name in present}
+        dims |= {name: {0: BATCH, 2: past_dim} for name in past} | {
+            name: {0: BATCH, 2: present_dim} for name in present
+        }
         length = _EXAMPLE_PAST if past_dim == PAST else _EXAMPLE_BUFFER
 
         def write(path: Path, opset: int) -> None:

@@ -347,9 +347,7 @@ def token_batches(loaded: Loaded) -> list[dict[str, Tensor]]:
     for lengths in ((7, 4), (5, 2, 3)):
         ids = torch.randint(3, _vocabulary(loaded.model), (len(lengths), max(lengths)), generator=generator)
         mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(torch.int64)
-        found.append(
-            {"input_ids": torch.where(mask == 1, ids, padding_token(loaded.config)), "attention_mask": mask}
-        )
+        found.append({"input_ids": torch.where(mask == 1, ids, padding_token(loaded.config)), "attention_mask": mask})
     return found
 
 

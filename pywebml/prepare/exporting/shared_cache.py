@@ -88,9 +88,7 @@ class _SharedCache(Cache):  # type: ignore[misc]
 
     def __init__(self, mask: Tensor, new: int, past: tuple[Tensor, ...]) -> None:
         batch, total = mask.shape
-        super().__init__(
-            layers=[_SharedLayer(total, new, *pair) for pair in zip(past[::2], past[1::2], strict=True)]
-        )
+        super().__init__(layers=[_SharedLayer(total, new, *pair) for pair in zip(past[::2], past[1::2], strict=True)])
         # Every row counts as full: what of it is padding is in the mask.
         self._last_positions = torch.full((batch,), total - 1, dtype=torch.int32)
         self._total = torch.full((), total, dtype=torch.int32)

@@ -195,9 +195,7 @@ def _states(*outputs: str, any_size: bool) -> Row:
 
 
 def _boxes(*, with_mask: bool, any_size: bool) -> Row:
-    return Row(
-        "AutoModelForObjectDetection", partial(detection_parts, with_mask=with_mask, any_size=any_size)
-    )
+    return Row("AutoModelForObjectDetection", partial(detection_parts, with_mask=with_mask, any_size=any_size))
 
 
 CLASSES, STATES, BOXES = "image-classification", "image-feature-extraction", "object-detection"
