@@ -64,6 +64,9 @@ def quantize(source: Path, target: Path, dtype: str, *, embeddings: bool = True)
     with open_graph(source, scratch=target.parent) as graph:
         editor = Editor(graph)
         normalize(editor)
+        # First, so that rewrites see one weight behind all its uses; and once more, since a table and a product that
+        # share a weight have the same numbers in different shapes afterwards.
+        gone = share_tied(editor)
         count = 0
         if level.quantize is not None:
             split_gemm(editor)
@@ -82,9 +85,9 @@ def quantize(source: Path, target: Path, dtype: str, *, embeddings: bool = True)
             if halves == 0:
                 raise ConversionError(f"Converting to {dtype} changed nothing: no number is float32.", dtype=dtype)
             count = count or halves
-        gone = share_tied(editor)
+        gone += share_tied(editor)
         if gone:
-            editor.notes.append(f"{gone} tensors that were stored twice are stored once")
+            editor.notes.append(f"tensors that were stored more than once: {gone}")
         files = graph.write(target)
     return Quantized(count if dtype != "fp32" else gone, skipped, tuple(editor.notes), tuple(files))
 

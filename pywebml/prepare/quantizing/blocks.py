@@ -167,8 +167,9 @@ def quantize_rows(
         low, high = numbers.min(axis=2), numbers.max(axis=2)
         extreme = np.where(np.abs(high) > np.abs(low), high, low)
         scale = extreme / np.float32(-middle)
+        # Of scales below the normal numbers the reciprocal is infinite; such a block counts as zeros.
         with np.errstate(divide="ignore", over="ignore"):
-            factor = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+            factor = np.float32(1) / scale
         factor[~np.isfinite(factor)] = 0
         numbers *= factor[..., np.newaxis]
         numbers += np.float32(middle)
@@ -202,7 +203,7 @@ def round_half_away(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
     return whole
 
 
-def row_blocks(array: NDArray[Any], numbers: int = 1 << 20) -> list[slice]:
+def row_blocks(array: NDArray[Any], numbers: int = 1 << 18) -> list[slice]:
     """Slices of the first axis that hold about so many numbers each, so that temporary arrays stay small."""
     rows = max(1, numbers // max(1, array[:1].size))
     return [slice(start, start + rows) for start in range(0, len(array), rows)]

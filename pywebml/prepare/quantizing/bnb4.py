@@ -101,7 +101,7 @@ def quantize_nf4(weights: NDArray[np.float32], block_size: int) -> tuple[NDArray
     scales = np.empty(blocks, np.float32)
     flat = np.ascontiguousarray(weights).reshape(-1)
     # An even number of numbers, so that no byte lies in two parts.
-    step = block_size * max(2, (1 << 20) // block_size)
+    step = block_size * max(2, (1 << 18) // block_size)
     for start in range(0, total, step):
         part = flat[start : start + step]
         count = -(-len(part) // block_size)
@@ -110,7 +110,8 @@ def quantize_nf4(weights: NDArray[np.float32], block_size: int) -> tuple[NDArray
         largest = np.abs(numbers).max(axis=1)
         scales[start // block_size : start // block_size + count] = largest
         with np.errstate(divide="ignore", over="ignore"):
-            factor = np.where(largest > 0, np.float32(1) / largest, np.float32(0))
+            factor = np.float32(1) / largest
+        factor[~np.isfinite(factor)] = 0
         indices = np.searchsorted(BOUNDS, (numbers * factor[:, np.newaxis]).reshape(-1)[: len(part)], side="left")
         nibbles = np.full(len(part) + len(part) % 2, ZERO, np.uint8)
         nibbles[: len(part)] = indices

@@ -103,12 +103,10 @@ def convert_to_float16(editor: Editor) -> int:
     converter = _Converter(editor)
     converter.convert_model(model.graph)
     if converter.too_large:
-        editor.notes.append(
-            f"{converter.too_large} numbers were beyond ±65504 and became ±65504 "
-            f"(in {', '.join(sorted(converter.clamped))})"
-        )
+        names = ", ".join(sorted(converter.clamped))
+        editor.notes.append(f"numbers beyond ±65504 that became ±65504: {converter.too_large} (in {names})")
     if converter.too_small:
-        editor.notes.append(f"{converter.too_small} numbers were below 6e-8 and became ±6e-8")
+        editor.notes.append(f"numbers below 6e-8 that became ±6e-8: {converter.too_small}")
     return converter.tensors
 
 
@@ -290,13 +288,13 @@ def to_half(numbers: NDArray[np.float32]) -> tuple[NDArray[np.float16], int, int
     half = np.empty(numbers.shape, np.float16)
     flat, target = numbers.reshape(-1), half.reshape(-1)
     too_large = too_small = 0
-    for start in range(0, flat.size, 1 << 20):
-        part = flat[start : start + (1 << 20)]
+    for start in range(0, flat.size, 1 << 18):
+        part = flat[start : start + (1 << 18)]
         magnitude = np.abs(part)
         large = (magnitude > LARGEST) & np.isfinite(part)
         small = (magnitude < SMALLEST) & (part != 0)
         limited = np.where(large, np.copysign(LARGEST, part), np.where(small, np.copysign(SMALLEST, part), part))
-        target[start : start + (1 << 20)] = limited
+        target[start : start + (1 << 18)] = limited
         too_large += int(large.sum())
         too_small += int(small.sum())
     return half, too_large, too_small
@@ -380,12 +378,18 @@ def _output_types(node: NodeProto, inputs: list[int], opset: int) -> list[int]:
         parameter = _formal(schema.inputs, index)
         if parameter is not None and element_type:
             bound.setdefault(parameter.type_str, element_type)
-    return [_type_of_text(_formal(schema.outputs, index).type_str, bound, inputs) for index in range(len(node.output))]
+    return [
+        _bound_type(schema, _formal(schema.outputs, index).type_str, bound, inputs) for index in range(len(node.output))
+    ]
 
 
-def _type_of_text(text: str, bound: dict[str, int], inputs: list[int]) -> int:
+def _bound_type(schema: Any, text: str, bound: dict[str, int], inputs: list[int]) -> int:
+    """The element type behind a schema's word for it: a type, or a variable."""
     if text in bound:
         return bound[text]
+    for constraint in schema.type_constraints:
+        if constraint.type_param_str == text and len(constraint.allowed_type_strs) == 1:
+            text = constraint.allowed_type_strs[0]
     if text.startswith("tensor("):
         return int(TensorProto.DataType.Value(text[len("tensor(") : -1].upper()))
     return inputs[0] if inputs else 0
