@@ -70,7 +70,12 @@ def fetch_demo_checkpoint(cache_dir: Path, log: Callable[[str], None] = print) -
     folder = demo_checkpoint_folder(cache_dir)
     if not _is_complete(folder):
         _fetch(folder, cache_dir, log)
-    return open_checkpoint(folder, f"https://huggingface.co/{MODEL_ID} at {COMMIT}", licence=LICENCE)
+    return open_checkpoint(
+        folder,
+        f"https://huggingface.co/{MODEL_ID} at {COMMIT}",
+        licence=LICENCE,
+        arguments=f"--model-id {MODEL_ID} --source-revision {COMMIT}",
+    )
 
 
 def demo_checkpoint_folder(cache_dir: Path) -> Path:

@@ -60,9 +60,17 @@ def _converter_versions() -> str:
     return " ".join(f"{name}=={version(name)}" for name in CONVERTER)
 
 
-CONVERTER_INPUTS = tuple(
-    f"pywebml/prepare/{name}.py"
-    for name in ("compare", "convert", "demo", "export", "quantize", "quiet", "report", "source")
+CONVERTER_INPUTS = (
+    "pywebml/inspecting",
+    "pywebml/prepare/exporting",
+    "pywebml/prepare/quantizing",
+    *(
+        f"pywebml/prepare/{name}.py"
+        for name in (
+            *("architectures", "compare", "convert", "demo", "external_data", "graph", "levels_job", "parts", "quiet"),
+            *("report", "source", "wire", "work"),
+        )
+    ),
 )
 MANIFEST_INPUTS = ("pywebml/prepare/layout.py", "pywebml/hub/listing.py")
 
