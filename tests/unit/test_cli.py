@@ -185,6 +185,13 @@ def test_missing_extra_says_what_to_install(package: str, extra: str, words: lis
     assert "Traceback" not in result.stderr
 
 
+def test_readme_has_the_levels_and_their_tolerances() -> None:
+    readme = Path("README.md").read_text(encoding="utf-8")
+    for dtype, level in LEVELS.items():
+        row = f"| `{dtype}` | {level.summary} | {level.max_relative_error:g} | {level.min_cosine:g} |\n"
+        assert row in readme, f"README.md lacks: {row}"
+
+
 def test_looking_into_files_needs_nothing_that_converting_needs(tmp_path: Path) -> None:
     TinyModel().write(tmp_path)
     blocked = ("torch", "transformers", "onnx", "huggingface_hub", "safetensors", "google.protobuf", "onnxruntime")
