@@ -57,7 +57,18 @@ EVERYWHERE = {
     *(("bert", task) for task in ("fill-mask", "text-classification", "token-classification", "question-answering")),
     *(
         (model_type, "text-generation")
-        for model_type in ("llama", "qwen2", "qwen3", "gpt2", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3")
+        for model_type in (
+            "llama",
+            "qwen2",
+            "qwen3",
+            "gpt2",
+            "mistral",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "phi",
+            "phi3",
+        )
     ),
 }
 EVERY = os.environ.get("PYWEBML_EVERY_ARCHITECTURE") == "1"
@@ -105,7 +116,7 @@ def one_thread() -> Iterator[None]:
 
 
 def write(folder: Path, model_type: str, task: str) -> Written:
-    config = (ENCODERS | DECODERS)[model_type]
+    config = {**ENCODERS, **DECODERS}[model_type]
     write_tiny_checkpoint(folder, model_type, ARCHITECTURES[model_type][task].auto_class, config)
     with_gqa = EVERY or model_type in GQA
     exported = export_model(open_checkpoint(folder, "a test"), task, with_gqa=with_gqa)
@@ -192,7 +203,8 @@ def test_names_and_shapes_are_those_that_transformers_js_reads(decoder: Written)
     for kind in ("key", "value"):
         batch, heads, past, size = shapes[f"past_key_values.0.{kind}"]
         assert (batch, past) == ("batch_size", "past_sequence_length")
-        assert isinstance(heads, int) and isinstance(size, int)
+        assert isinstance(heads, int)
+        assert isinstance(size, int)
         assert shapes[f"present.0.{kind}"] == ["batch_size", heads, both, size]
 
 
