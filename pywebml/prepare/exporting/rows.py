@@ -96,6 +96,8 @@ def load_model(folder: Path, config: PretrainedConfig, row: Row, *, trust_remote
                 local_files_only=True,
                 dtype=torch.float32,
                 attn_implementation="eager",
+                # They are refused below, where the message can name them.
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:

@@ -82,6 +82,10 @@ def export_module(
     if program is None:
         raise ConversionError("PyTorch's exporter returned nothing.")
     examples = (*example_inputs, *((outputs,) if isinstance(outputs, Tensor) else outputs))
+    if len(examples) != len(input_names) + len(output_names):
+        raise ConversionError(
+            f"The model gives {len(examples) - len(example_inputs)} outputs; expected {', '.join(output_names)}."
+        )
     names = (*input_names, *output_names)
     wished = {name: _shape(it, dynamic_dims.get(name, {})) for name, it in zip(names, examples, strict=True)}
     try:
