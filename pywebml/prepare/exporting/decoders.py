@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pywebml.errors import ConversionError
 from pywebml.prepare.exporting.rows import Loaded, Row, Table
+from pywebml.prepare.exporting.shared_cache import SharedCacheDecoder
 from pywebml.prepare.exporting.texts import SENTENCES, tokenize
 from pywebml.prepare.exporting.torch_export import BATCH, SEQUENCE, export_module
 from pywebml.prepare.parts import Case, Part
@@ -52,7 +55,12 @@ MODEL_TYPES = (
 )
 """Values of `model_type` that the tests have seen agree with PyTorch."""
 
+SHARED_CACHE_TYPES = frozenset(MODEL_TYPES) - {"bloom", "codegen", "falcon", "gptj", "gpt_neo", "mpt"}
+"""Those whose attention transformers lets one replace, and where it is no more than products, a mask and a softmax."""
+
 PAST, TOTAL = "past_sequence_length", "past_sequence_length + sequence_length"
+LONGEST = "max_sequence_length"
+"""The length of a buffer that past and present share."""
 LONGEST_PROMPT = 24
 """Tokens of the cases' prompts."""
 
@@ -83,27 +91,53 @@ class Decoder(nn.Module):
 
 
 def decoder_parts(loaded: Loaded) -> tuple[Part, ...]:
-    """The part `model`.
+    """The part `model`, and where it can be `model_gqa`: the same model over a cache that is one buffer.
+
+    Both take `input_ids`, `attention_mask`, `position_ids` (but for models without positions) and
+    `past_key_values.N.key|value`, and give `logits` and `present.N.key|value`. Rows are padded on the left.
+
+    `model`: past and present are as long as the tokens they are of.
+
+    `model_gqa`: past and present have the length of the buffer, at least that of `attention_mask`, which covers past
+    and new tokens without the rest of the buffer. A step writes its keys and values behind the past's; when past and
+    present are bound to the same memory, it copies nothing. A past that is shorter is copied to a present of the
+    right length, so the file also works like `model`. More than one new token after a past is for batches of one:
+    the runtime refuses others.
 
     Raises:
         ConversionError: The model's cache is not one of keys and values alone.
     """
-    decoder = Decoder(loaded.model, _input_names(loaded.model)).eval()
-    caches = _empty_caches(loaded.model, 1)
-    past, present = cache_names("past_key_values", len(caches) // 2), cache_names("present", len(caches) // 2)
-    inputs, outputs = (*decoder.input_names, *past), ("logits", *present)
-    dims = {
-        "input_ids": {0: BATCH, 1: SEQUENCE},
-        "attention_mask": {0: BATCH, 1: TOTAL},
-        "position_ids": {0: BATCH, 1: SEQUENCE},
-        "logits": {0: BATCH, 1: SEQUENCE},
-    }
-    dims |= {name: {0: BATCH, 2: PAST} for name in past} | {name: {0: BATCH, 2: TOTAL} for name in present}
+    model = loaded.model
+    names = _input_names(model)
+    caches = _empty_caches(model, 1)
+    layers = len(caches) // 2
+    past, present = cache_names("past_key_values", layers), cache_names("present", layers)
+    inputs, outputs = (*names, *past), ("logits", *present)
+    decoder = Decoder(model, names).eval()
 
-    def write(path: Path, opset: int) -> None:
-        export_module(decoder, _examples(decoder, caches), inputs, outputs, dims, path, opset)
+    def part(name: str, module: nn.Module, past_dim: str, present_dim: str, cases: Callable[[], list[Case]]) -> Part:
+        dims = {name: {0: BATCH, 1: SEQUENCE} for name in ("input_ids", "position_ids", "logits")}
+        dims |= {"attention_mask": {0: BATCH, 1: TOTAL}}
+        dims |= {name: {0: BATCH, 2: past_dim} for name in past} | {name: {0: BATCH, 2: present_dim} for name in present}
+        length = _EXAMPLE_PAST if past_dim == PAST else _EXAMPLE_BUFFER
 
-    return (Part("model", inputs, outputs, write, lambda: _cases(loaded, decoder, inputs, outputs)),)
+        def write(path: Path, opset: int) -> None:
+            export_module(module, _examples(names, caches, length), inputs, outputs, dims, path, opset)
+
+        return Part(name, inputs, outputs, write, cases)
+
+    parts = [part("model", decoder, PAST, TOTAL, lambda: _cases(loaded, decoder, inputs, outputs))]
+    if loaded.with_gqa and _can_share(model, caches):
+        shared = SharedCacheDecoder(model, names).eval()
+        cases = partial(_shared_cases, loaded, decoder, inputs, outputs)
+        parts.append(part("model_gqa", shared, LONGEST, LONGEST, cases))
+    return tuple(parts)
+
+
+def _can_share(model: PreTrainedModel, caches: Sequence[Tensor]) -> bool:
+    sizes = {tensor.shape[3] for tensor in caches}
+    # The operator has one size for keys and values, in steps of 8.
+    return model.config.model_type in SHARED_CACHE_TYPES and all(size % 8 == 0 for size in sizes) and len(sizes) == 1
 
 
 def cache_names(prefix: str, layers: int) -> tuple[str, ...]:
@@ -138,15 +172,19 @@ def _empty_caches(model: PreTrainedModel, batch: int) -> list[Tensor]:
     return tensors
 
 
-def _examples(decoder: Decoder, caches: Sequence[Tensor]) -> list[Tensor]:
-    batch, past, sequence = 2, 5, 3
+# Sizes of the exporter's examples: all different.
+_EXAMPLE_BATCH, _EXAMPLE_SEQUENCE, _EXAMPLE_PAST, _EXAMPLE_BUFFER = 2, 3, 5, 11
+
+
+def _examples(names: Sequence[str], caches: Sequence[Tensor], length: int) -> list[Tensor]:
+    total = _EXAMPLE_PAST + _EXAMPLE_SEQUENCE
     values = {
-        "input_ids": torch.ones((batch, sequence), dtype=torch.int64),
-        "attention_mask": torch.ones((batch, past + sequence), dtype=torch.int64),
-        "position_ids": torch.arange(past, past + sequence).repeat(batch, 1),
+        "input_ids": torch.ones((_EXAMPLE_BATCH, _EXAMPLE_SEQUENCE), dtype=torch.int64),
+        "attention_mask": torch.ones((_EXAMPLE_BATCH, total), dtype=torch.int64),
+        "position_ids": torch.arange(_EXAMPLE_PAST, total).repeat(_EXAMPLE_BATCH, 1),
     }
-    zeros = [torch.zeros((batch, cache.shape[1], past, cache.shape[3])) for cache in caches]
-    return [values[name] for name in decoder.input_names] + zeros
+    zeros = [torch.zeros((_EXAMPLE_BATCH, cache.shape[1], length, cache.shape[3])) for cache in caches]
+    return [values[name] for name in names] + zeros
 
 
 def positions(mask: NDArray[np.int64], sequence: int) -> NDArray[np.int64]:
@@ -179,6 +217,30 @@ def _cases(loaded: Loaded, decoder: Decoder, inputs: Sequence[str], outputs: Seq
                 ids = np.concatenate([ids, values["input_ids"], ids], axis=1)
             mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
     return cases
+
+
+def _shared_cases(loaded: Loaded, decoder: Decoder, inputs: Sequence[str], outputs: Sequence[str]) -> list[Case]:
+    """The plain graph's cases with every cache at the beginning of a longer buffer."""
+    plain = _cases(loaded, decoder, inputs, outputs)
+    longest = max(case.feeds["attention_mask"].shape[1] for case in plain) + 3
+    cases = []
+    for case in plain:
+        batch, new = case.feeds["input_ids"].shape
+        if batch > 1 and new not in (1, case.feeds["attention_mask"].shape[1]):
+            continue
+        arrays = [
+            {name: _buffered(array, longest) if array.ndim == 4 else array for name, array in given.items()}
+            for given in (case.feeds, case.expected, case.kept)
+        ]
+        cases.append(Case(case.title, *arrays))
+    return cases
+
+
+def _buffered(array: NDArray[Any], longest: int) -> NDArray[Any]:
+    """A cache, or what counts of one, at the beginning of a buffer of zeros."""
+    buffer = np.zeros((*array.shape[:2], longest, array.shape[3]), array.dtype)
+    buffer[:, :, : array.shape[2]] = array
+    return buffer
 
 
 def _kept(mask: NDArray[np.int64], sequence: int, outputs: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
