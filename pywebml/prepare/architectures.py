@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from transformers import PretrainedConfig
 
 from pywebml.errors import ConversionError
-from pywebml.prepare.exporting import decoders, encoders, seq2seq, vision
+from pywebml.prepare.exporting import audio, decoders, encoders, seq2seq, vision
 from pywebml.prepare.exporting.rows import Loaded, Row, Table, load_config, load_model
 from pywebml.prepare.parts import ExportedModel
 from pywebml.prepare.source import Checkpoint
 
-_MODULES = (encoders, decoders, seq2seq, vision)
+_MODULES = (encoders, decoders, seq2seq, vision, audio)
 """Those with a mapping `ROWS`."""
 
 
