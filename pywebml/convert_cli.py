@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
         metavar="LEVEL",
         help=f"levels to write (default: {' '.join(DEFAULT_MODES)}), of fp32 fp16 q8 int8 uint8 q4 q4f16 bnb4 q2 q2f16",
     )
-    levels.add_argument("--quantize", action="store_true", help="write all levels")
+    levels.add_argument("--quantize", action="store_true", help="write all levels but those of 2 bits")
     parser.add_argument(
         "--external-data",
         nargs="?",
@@ -104,12 +104,11 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     limit = None if arguments.external_data is None else parse_size(arguments.external_data)
     # PyTorch and its kin take seconds to import, and only this command needs them.
-    from pywebml.prepare.convert import Choices, convert
-    from pywebml.prepare.quantizing import LEVELS
+    from pywebml.prepare.convert import USEFUL_MODES, Choices, convert
 
     choices = Choices(
         task=arguments.task,
-        modes=tuple(LEVELS) if arguments.quantize else tuple(arguments.modes),
+        modes=USEFUL_MODES if arguments.quantize else tuple(arguments.modes),
         opset=arguments.opset,
         external_data=limit,
         trust_remote_code=arguments.trust_remote_code,

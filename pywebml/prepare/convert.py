@@ -35,6 +35,8 @@ from pywebml.prepare.work import WorkFolder, key_of
 MIN_OPSET = 18
 """The exporter's own; older ones would need its version converter, which is not reliable."""
 DEFAULT_MODES = ("fp32", "q8")
+USEFUL_MODES = tuple(dtype for dtype in LEVELS if dtype not in ("q2", "q2f16"))
+"""What `--quantize` writes: few models stay within the tolerance of 2 bits."""
 EXACT = "fp32"
 CASES = "cases"
 _TEXT_INPUTS = frozenset({"input_ids", "decoder_input_ids"})

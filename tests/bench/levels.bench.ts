@@ -27,6 +27,8 @@ interface Level {
   max_abs_error: number;
   max_rel_error: number;
   worst_cosine: number;
+  /** Beyond the level's tolerance: `pywebml convert` would not write it. */
+  refused: boolean;
 }
 
 interface Times {
@@ -71,10 +73,10 @@ async function measure(page: Page, dtype: string): Promise<Times> {
 }
 
 function tableOf(levels: Level[], times: Map<string, Times>): string {
-  const rows = levels.map(({ dtype, summary, size, max_abs_error, worst_cosine }) => {
+  const rows = levels.map(({ dtype, summary, size, max_abs_error, worst_cosine, refused }) => {
     const { one, four } = times.get(dtype) ?? { one: [], four: [] };
     const cells = [
-      `\`${dtype}\``,
+      `\`${dtype}\`${refused ? " (beyond its tolerance)" : ""}`,
       summary,
       `${(size / 1e6).toFixed(1)} MB`,
       max_abs_error.toPrecision(2),

@@ -9,6 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from pywebml.prepare.compare import Tolerance
 from pywebml.prepare.convert import Choices, convert
 from pywebml.prepare.demo import MODEL_ID, REVISION, fetch_demo_checkpoint
 from pywebml.prepare.quantizing import LEVELS
@@ -26,7 +27,9 @@ def main() -> None:
     stamp = HUB / "made-by"
     folder = HUB / MODEL_ID / REVISION
     if not stamp.is_file() or stamp.read_text() != digest.hexdigest():
-        choices = Choices(task="feature-extraction", modes=tuple(LEVELS))
+        # The table is to have levels that a conversion would refuse too.
+        anything = dict.fromkeys(LEVELS, Tolerance())
+        choices = Choices(task="feature-extraction", modes=tuple(LEVELS), tolerances=anything)
         convert(fetch_demo_checkpoint(CACHE), HUB, MODEL_ID, choices, revision=REVISION)
         stamp.write_text(digest.hexdigest())
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -38,6 +41,8 @@ def main() -> None:
             "max_abs_error": file["max_abs_error"],
             "max_rel_error": file["max_rel_error"],
             "worst_cosine": file["worst_cosine"],
+            "refused": file["max_rel_error"] > LEVELS[file["dtype"]].max_relative_error
+            or file["worst_cosine"] < LEVELS[file["dtype"]].min_cosine,
         }
         for file in report["files"]
     ]

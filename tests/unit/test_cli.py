@@ -68,7 +68,7 @@ def test_convert_takes_a_folder_and_tells_nobody_its_path(calls: list[Any], tmp_
     ("words", "choices"),
     [
         ((), Choices(modes=("fp32", "q8"), opset=18)),
-        (("--quantize",), Choices(modes=tuple(LEVELS))),
+        (("--quantize",), Choices(modes=("fp32", "fp16", "q8", "int8", "uint8", "q4", "q4f16", "bnb4"))),
         (("--modes", "q4", "bnb4"), Choices(modes=("q4", "bnb4"))),
         (("--task", "fill-mask"), Choices(task="fill-mask")),
         (("--external-data",), Choices(external_data=10**9)),

@@ -30,9 +30,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet():
         torch.manual_seed(5)
         BertForMaskedLM(
-            BertConfig(
-                vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-            )
+            BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
         ).save_pretrained(folder)
     return folder
 
