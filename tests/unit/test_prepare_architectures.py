@@ -47,6 +47,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("roberta", "RobertaForTokenClassification", "token-classification"),
         ("deberta-v2", "DebertaV2ForQuestionAnswering", "question-answering"),
         ("gpt2", "GPT2LMHeadModel", "text-generation"),
+        ("xlm", "XLMWithLMHeadModel", "fill-mask"),
         ("llama", "LlamaForCausalLM", "text-generation"),
     ],
 )

@@ -124,12 +124,13 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_what_cannot_be_exported_leaves_no_file(
-    tmp_path: Path, module: nn.Module, changes: dict[str, Any], message: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], module: nn.Module, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConversionError, match=message) as caught:
         export(module, tmp_path / "model.onnx", **changes)
     assert len(caught.value.message.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_number_where_a_dimension_should_vary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

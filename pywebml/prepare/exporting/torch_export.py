@@ -6,7 +6,9 @@ The exporter is the one over `torch.export`: the older one over TorchScript is f
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -64,7 +66,7 @@ def export_module(
     by_star = any(it.kind is it.VAR_POSITIONAL for it in inspect.signature(module.forward).parameters.values())
     try:
         # transformers keeps a list of what PyTorch's exporter cannot follow, and how to say it otherwise.
-        with quiet(), torch.no_grad(), apply_patches("onnx"):
+        with quiet(), _no_prints(), torch.no_grad(), apply_patches("onnx"):
             outputs = module(*example_inputs)
             program = torch.onnx.export(
                 module,
@@ -135,6 +137,13 @@ def check_versions(model: onnx.ModelProto) -> None:
             opset=opset,
             ir_version=model.ir_version,
         )
+
+
+@contextmanager
+def _no_prints() -> Iterator[None]:
+    """What the exporter prints when it fails is the graph up to there, several times."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def _write(model: onnx_ir.Model, wished: Mapping[str, Shape], inputs: int, path: Path, opset: int) -> None:
