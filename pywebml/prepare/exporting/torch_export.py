@@ -29,6 +29,7 @@ MIN_OPSET = 18
 """The exporter's own; older ones would need its version converter, which is not reliable."""
 MAX_WEIGHT_BYTES = 1_900_000_000
 """An ONNX file is one protobuf message, which ends at 2 GiB."""
+_SMALL_BYTES = 1024
 
 Dims = Mapping[str, Mapping[int, str]]
 """Name of an input or output to axis to the name of that dimension; all other axes have fixed sizes."""
@@ -150,7 +151,10 @@ def _write(model: onnx_ir.Model, wished: Mapping[str, Shape], inputs: int, path:
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     outside = sum(tensor.nbytes for tensor in tensors) > MAX_WEIGHT_BYTES
     if outside:
-        model = onnx_ir.external_data.unload_from_model(model, path.parent, data_path(path).name)
+        # Small ones stay, since among them are the shapes and indices that readers look at.
+        model = onnx_ir.external_data.unload_from_model(
+            model, path.parent, data_path(path).name, size_threshold_bytes=_SMALL_BYTES
+        )
     proto = onnx_ir.to_proto(model)
     _strip(proto)
     check_versions(proto)
