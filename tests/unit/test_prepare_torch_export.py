@@ -136,7 +136,7 @@ def test_what_cannot_be_exported_leaves_no_file(
 
 def test_a_number_where_a_dimension_should_vary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As an exporter does that takes the example's size for a constant.
-    monkeypatch.setattr(torch_export.torch.export.Dim, "DYNAMIC", torch.export.Dim.STATIC)
+    monkeypatch.setattr(torch.export.Dim, "DYNAMIC", torch.export.Dim.STATIC)
 
     with pytest.raises(ConversionError, match=r"'x' the shape \[2, 4\]; expected \['batch_size', 4\]"):
         export(Layer(), tmp_path / "layer.onnx")
