@@ -194,6 +194,20 @@ def test_levels_are_the_same_bytes_each_time_and_load_with_external_data(
         np.testing.assert_allclose(run(tmp_path / "a.onnx", sample.feeds)[name], output, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "q8", "q4", "bnb4"])
+def test_shapes_are_stated_so_that_the_runtime_fuses_sums_with_norms(
+    samples: dict[str, Sample], tmp_path: Path, dtype: str
+) -> None:
+    quantize(samples["bert"].path, tmp_path / "m.onnx", dtype)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 4
+
+    onnxruntime.InferenceSession(tmp_path / "m.onnx", options, providers=["CPUExecutionProvider"])
+
+    assert operators(tmp_path / "fused.onnx")["SkipLayerNormalization"] == 4
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "expected"),
     [

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from pywebml.errors import ConversionError
 from pywebml.prepare.graph import INLINE_BYTES, open_graph
-from pywebml.prepare.quantizing.editing import Editor, normalize, remove_unused, users
+from pywebml.prepare.quantizing.editing import Editor, normalize, remove_unused, state_shapes, users
 from pywebml.prepare.quantizing.float16 import convert_to_float16
 from pywebml.prepare.quantizing.gemm import split_gemm
 from pywebml.prepare.quantizing.levels import LEVELS, Level
@@ -62,6 +62,7 @@ def quantize(source: Path, target: Path, dtype: str, *, embeddings: bool = True)
         raise ConversionError(f"'{dtype}' is no level; possible: {', '.join(LEVELS)}.", dtype=dtype)
     level = LEVELS[dtype]
     with open_graph(source, scratch=target.parent) as graph:
+        state_shapes(graph)
         editor = Editor(graph)
         normalize(editor)
         # First, so that rewrites see one weight behind all its uses; and once more, since a table and a product that

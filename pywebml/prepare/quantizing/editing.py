@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,6 +206,16 @@ def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     graph.node.extend(copies.node)
 
 
+def state_shapes(graph: Graph) -> None:
+    """Write down the shapes of all values as far as they can be known.
+
+    ONNX Runtime infers them as well, but some of its fusions, such as a sum with the norm behind it, look only at what
+    the file says.
+    """
+    with suppress(onnx.shape_inference.InferenceError):
+        graph.model.CopyFrom(onnx.shape_inference.infer_shapes(graph.model))
+
+
 def normalize(editor: Editor) -> None:
     """Constants of every form become initializers, and initializers are no inputs."""
     for scope in editor.scopes():
@@ -227,7 +238,7 @@ def normalize(editor: Editor) -> None:
 
 
 def remove_unused(editor: Editor) -> None:
-    """Take away nodes and initializers that nothing uses any more."""
+    """Take away nodes and initializers that nothing uses any more, and shapes of what is not made any more."""
     graph = editor.graph.model.graph
     while True:
         uses = Counter(_used(graph))
@@ -242,7 +253,12 @@ def remove_unused(editor: Editor) -> None:
                 del initializers[at]
             removed = removed or bool(idle or unread)
         if not removed:
-            return
+            break
+    for scope in editor.scopes():
+        made = {*scope.producers, *(value.name for value in scope.graph.input)}
+        stated = scope.graph.value_info
+        for at in reversed([at for at, value in enumerate(stated) if value.name not in made]):
+            del stated[at]
 
 
 def users(editor: Editor) -> dict[str, set[str]]:

@@ -75,6 +75,7 @@ class _Names:
         self.values: dict[str, _Value] = {}
         self.casts: dict[tuple[str, int], str] = {}
         self.nodes: list[NodeProto] = []
+        self.shapes = list(GraphProto(value_info=graph.value_info).value_info)
 
     def find(self, name: str) -> tuple[_Names, _Value] | None:
         here: _Names | None = self
@@ -154,6 +155,13 @@ class _Converter:
         del graph.node[:]
         graph.initializer.extend(copies.initializer)
         graph.node.extend(copies.node)
+        for shape in names.shapes:
+            value = names.values.get(shape.name)
+            for form, name in value.forms.items() if value is not None else ():
+                stated = graph.value_info.add()
+                stated.CopyFrom(shape)
+                stated.name = name
+                stated.type.tensor_type.elem_type = form
 
     def _convert_node(self, names: _Names, node: NodeProto, reserved: set[str], precise: bool) -> None:
         new = NodeProto()
