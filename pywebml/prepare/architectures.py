@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from transformers import PretrainedConfig
 
 from pywebml.errors import ConversionError
-from pywebml.prepare.exporting import decoders, encoders
+from pywebml.prepare.exporting import audio, decoders, encoders, seq2seq, vision
 from pywebml.prepare.exporting.rows import Loaded, Row, Table, load_config, load_model
 from pywebml.prepare.parts import ExportedModel
 from pywebml.prepare.source import Checkpoint
 
-_MODULES = (encoders, decoders)
+_MODULES = (encoders, decoders, seq2seq, vision, audio)
 """Those with a mapping `ROWS`."""
 
 
@@ -40,8 +40,10 @@ _TASKS_OF_CLASSES: Mapping[str, tuple[str, ...]] = {
     "ForConditionalGeneration": ("text2text-generation", "automatic-speech-recognition", "image-to-text"),
     "MTModel": ("text2text-generation",),
     "ForCTC": ("automatic-speech-recognition",),
+    "ForAudioClassification": ("audio-classification",),
     "ForAudioFrameClassification": ("audio-frame-classification",),
     "ForImageClassification": ("image-classification",),
+    "ForImageClassificationWithTeacher": ("image-classification",),
     "ForObjectDetection": ("object-detection",),
     "ForSegmentation": ("image-segmentation",),
     "ForSemanticSegmentation": ("image-segmentation",),
