@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from pywebml.errors import ConversionError, SourceError, ToleranceError
 from pywebml.prepare.export import OUTPUT, Encoder
-from pywebml.prepare.exporting.texts import MAX_LENGTH, SENTENCES
+from pywebml.prepare.exporting.texts import MAX_LENGTH
+from pywebml.prepare.exporting.texts import SENTENCES as SENTENCES
 from pywebml.prepare.source import TOKENIZER, Checkpoint
-
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pywebml.errors import ConversionError
 from pywebml.prepare.exporting.rows import Loaded, Row, Table
 from pywebml.prepare.exporting.shared_cache import SharedCacheDecoder
 from pywebml.prepare.exporting.texts import SENTENCES, tokenize
-from pywebml.prepare.exporting.torch_export import BATCH, SEQUENCE, export_module
+from pywebml.prepare.exporting.torch_export import BATCH, SEQUENCE, export_module, require_evaluation
 from pywebml.prepare.parts import Case, Part
 from pywebml.prepare.quiet import quiet
 
@@ -37,10 +37,8 @@ MODEL_TYPES = (
     "gpt_neox",
     "gptj",
     "granite",
-    "helium",
     "llama",
     "mistral",
-    "mpt",
     "nemotron",
     "olmo",
     "olmo2",
@@ -55,7 +53,7 @@ MODEL_TYPES = (
 )
 """Values of `model_type` that the tests have seen agree with PyTorch."""
 
-SHARED_CACHE_TYPES = frozenset(MODEL_TYPES) - {"bloom", "codegen", "falcon", "gptj", "gpt_neo", "mpt"}
+SHARED_CACHE_TYPES = frozenset(MODEL_TYPES) - {"bloom", "codegen", "falcon", "gptj", "gpt_neo"}
 """Those whose attention transformers lets one replace, and where it is no more than products, a mask and a softmax."""
 
 PAST, TOTAL = "past_sequence_length", "past_sequence_length + sequence_length"
@@ -86,8 +84,7 @@ class Decoder(nn.Module):
         # what the window does not reach. Transformers.js drops nothing from a cache either.
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         output = self.model(**named, past_key_values=cache, use_cache=True, return_dict=True)
-        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        return (output.logits, *present)
+        return (output.logits, *_tensors(cache))
 
 
 def decoder_parts(loaded: Loaded) -> tuple[Part, ...]:
@@ -118,7 +115,9 @@ def decoder_parts(loaded: Loaded) -> tuple[Part, ...]:
     def part(name: str, module: nn.Module, past_dim: str, present_dim: str, cases: Callable[[], list[Case]]) -> Part:
         dims = {name: {0: BATCH, 1: SEQUENCE} for name in ("input_ids", "position_ids", "logits")}
         dims |= {"attention_mask": {0: BATCH, 1: TOTAL}}
-        dims |= {name: {0: BATCH, 2: past_dim} for name in past} | {name: {0: BATCH, 2: present_dim} for name in present}
+        dims |= {name: {0: BATCH, 2: past_dim} for name in past} | {
+            name: {0: BATCH, 2: present_dim} for name in present
+        }
         length = _EXAMPLE_PAST if past_dim == PAST else _EXAMPLE_BUFFER
 
         def write(path: Path, opset: int) -> None:
@@ -156,7 +155,7 @@ def _empty_caches(model: PreTrainedModel, batch: int) -> list[Tensor]:
     try:
         with quiet(), torch.no_grad():
             model(input_ids=torch.zeros((batch, 1), dtype=torch.int64), past_key_values=cache, use_cache=True)
-        tensors = [tensor[:, :, :0] for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        tensors = [tensor[:, :, :0] for tensor in _tensors(cache)]
     # A model with a cache of another kind fails in its own way when it gets this one.
     except Exception as error:
         raise ConversionError(
@@ -170,6 +169,12 @@ def _empty_caches(model: PreTrainedModel, batch: int) -> list[Tensor]:
             model_type=model.config.model_type,
         )
     return tensors
+
+
+def _tensors(cache: DynamicCache) -> list[Tensor]:
+    """Key and value of each layer."""
+    layers: list[Any] = list(cache.layers)
+    return [tensor for layer in layers for tensor in (layer.keys, layer.values)]
 
 
 # Sizes of the exporter's examples: all different.
@@ -199,6 +204,7 @@ def positions(mask: NDArray[np.int64], sequence: int) -> NDArray[np.int64]:
 
 
 def _cases(loaded: Loaded, decoder: Decoder, inputs: Sequence[str], outputs: Sequence[str]) -> list[Case]:
+    require_evaluation(decoder)
     cases = []
     for title, texts in (("one text", SENTENCES[:1]), ("three texts, padded", (SENTENCES[7], *SENTENCES[:2]))):
         tokens = tokenize(loaded, texts, longest=LONGEST_PROMPT, pad_left=True)

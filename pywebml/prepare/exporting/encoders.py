@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto
 from pywebml.errors import ConversionError
 from pywebml.prepare.exporting.rows import Loaded, Row, Table
 from pywebml.prepare.exporting.texts import MAX_LENGTH, SENTENCES, Text, tokenize
-from pywebml.prepare.exporting.torch_export import BATCH, SEQUENCE, export_module
+from pywebml.prepare.exporting.torch_export import BATCH, SEQUENCE, export_module, require_evaluation
 from pywebml.prepare.parts import Case, Part
 
 MODEL_TYPES = (
@@ -60,7 +60,7 @@ class Head:
     """
 
     auto_class: str
-    types: Mapping[str, str | tuple[str, ...]]
+    types: Container[str]
     outputs: tuple[str, ...]
     per_token: bool = True
     longest: int = MAX_LENGTH
@@ -78,9 +78,7 @@ HEADS: Mapping[str, Head] = {
         "AutoModel", modeling_auto.MODEL_MAPPING_NAMES, ("last_hidden_state",), optional_weights=("pooler",)
     ),
     # A number for every token of the vocabulary at every position: long texts would take gigabytes.
-    "fill-mask": Head(
-        "AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("logits",), longest=48
-    ),
+    "fill-mask": Head("AutoModelForMaskedLM", modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("logits",), longest=48),
     "text-classification": _SEQUENCE_HEAD,
     "zero-shot-classification": _SEQUENCE_HEAD,
     "token-classification": Head(
@@ -154,6 +152,7 @@ def token_inputs(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def _cases(loaded: Loaded, encoder: Encoder, head: Head) -> list[Case]:
+    require_evaluation(encoder)
     long_text = " ".join(SENTENCES * 20)
     pairs: list[Text] = [(QUESTIONS[0], SENTENCES[0]), (QUESTIONS[1], f"{SENTENCES[1]} {SENTENCES[3]}")]
     batches: dict[str, list[Text]] = {

@@ -68,15 +68,16 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     """
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
     # Whatever transformers makes of a configuration that it does not know or that is wrong.
     except Exception as error:
         raise ConversionError(f"transformers cannot use config.json: {error}") from error
+    return config
 
 
-def load_model(
-    folder: Path, config: PretrainedConfig, row: Row, *, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_model(folder: Path, config: PretrainedConfig, row: Row, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """A checkpoint's model in float32, ready for inference.
 
     Raises:
@@ -95,6 +96,8 @@ def load_model(
                 local_files_only=True,
                 dtype=torch.float32,
                 attn_implementation="eager",
+                # They are refused below, where the message can name them.
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:

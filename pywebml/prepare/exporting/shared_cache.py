@@ -57,12 +57,12 @@ class SharedCacheDecoder(nn.Module):
         return (output.logits, *cache.present())
 
 
-class _SharedLayer(CacheLayerMixin):  # type: ignore[misc]
+class _SharedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Hands new keys and values on alone, since the operator adds them to the past."""
 
     def __init__(self, total: int, new: int, key: Tensor, value: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = key, value
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.buffers = (key, value)
         self.is_initialized = True
         self.total, self.new = total, new
         self.attended = False
@@ -83,21 +83,20 @@ class _SharedLayer(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
-class _SharedCache(Cache):  # type: ignore[misc]
+class _SharedCache(Cache):
     """The buffers of all layers, and the attention over them."""
 
     def __init__(self, mask: Tensor, new: int, past: tuple[Tensor, ...]) -> None:
         batch, total = mask.shape
-        super().__init__(
-            layers=[_SharedLayer(total, new, *pair) for pair in zip(past[::2], past[1::2], strict=True)]
-        )
+        self._shared = [_SharedLayer(total, new, *pair) for pair in zip(past[::2], past[1::2], strict=True)]
+        super().__init__(layers=list(self._shared))
         # Every row counts as full: what of it is padding is in the mask.
         self._last_positions = torch.full((batch,), total - 1, dtype=torch.int32)
         self._total = torch.full((), total, dtype=torch.int32)
         self._current: _SharedLayer | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        self._current = self.layers[layer_idx]
+        self._current = self._shared[layer_idx]
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def attend(
@@ -115,7 +114,7 @@ class _SharedCache(Cache):  # type: ignore[misc]
         if layer is None or layer.attended or foreign or attention_mask is None:
             raise ConversionError(f"GroupQueryAttention cannot stand for this model's attention ({sorted(foreign)}).")
         batch, heads, new, size = query.shape
-        attributes = {
+        attributes: dict[str, Any] = {
             "num_heads": heads,
             "kv_num_heads": key.shape[1],
             "scale": float(options.get("scaling") or size**-0.5),
@@ -123,19 +122,21 @@ class _SharedCache(Cache):  # type: ignore[misc]
         if options.get("softcap"):
             attributes["softcap"] = float(options["softcap"])
         flat = [tensor.transpose(1, 2).reshape(batch, new, -1) for tensor in (query, key, value)]
-        output, layer.keys, layer.values = torch.onnx.ops.symbolic_multi_out(
+        past = layer.buffers
+        output, *present = torch.onnx.ops.symbolic_multi_out(
             _OPERATOR,
-            (*flat, layer.keys, layer.values, self._last_positions, self._total, None, None, None, attention_mask),
+            (*flat, *past, self._last_positions, self._total, None, None, None, attention_mask),
             attributes,
             dtypes=[query.dtype] * 3,
-            shapes=[flat[0].shape, layer.keys.shape, layer.values.shape],
+            shapes=[flat[0].shape, *(buffer.shape for buffer in past)],
             version=1,
         )
+        layer.buffers = (present[0], present[1])
         layer.attended = True
         return output.reshape(batch, new, heads, size), None
 
     def present(self) -> list[Tensor]:
         """The buffers after all layers."""
-        if not all(layer.attended for layer in self.layers):
+        if not all(layer.attended for layer in self._shared):
             raise ConversionError("Not every layer's attention could be replaced by GroupQueryAttention.")
-        return [tensor for layer in self.layers for tensor in (layer.keys, layer.values)]
+        return [buffer for layer in self._shared for buffer in layer.buffers]

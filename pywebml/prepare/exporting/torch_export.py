@@ -60,9 +60,8 @@ def export_module(
     Raises:
         ConversionError: The exporter failed, or the file is not what was asked for or not what the web runtime loads.
     """
-    if any(part.training for part in module.modules()):
-        raise ConversionError("The model is in training mode, so its file would be too.")
-    free = tuple({axis: torch.export.Dim.DYNAMIC for axis in dynamic_dims.get(name, {})} for name in input_names)
+    require_evaluation(module)
+    free = tuple(dict.fromkeys(dynamic_dims.get(name, {}), torch.export.Dim.DYNAMIC) for name in input_names)
     by_star = any(it.kind is it.VAR_POSITIONAL for it in inspect.signature(module.forward).parameters.values())
     try:
         # transformers keeps a list of what PyTorch's exporter cannot follow, and how to say it otherwise.
@@ -84,6 +83,10 @@ def export_module(
     if program is None:
         raise ConversionError("PyTorch's exporter returned nothing.")
     examples = (*example_inputs, *((outputs,) if isinstance(outputs, Tensor) else outputs))
+    if len(examples) != len(input_names) + len(output_names):
+        raise ConversionError(
+            f"The model gives {len(examples) - len(example_inputs)} outputs; expected {', '.join(output_names)}."
+        )
     names = (*input_names, *output_names)
     wished = {name: _shape(it, dynamic_dims.get(name, {})) for name, it in zip(names, examples, strict=True)}
     try:
@@ -92,6 +95,16 @@ def export_module(
         path.unlink(missing_ok=True)
         data_path(path).unlink(missing_ok=True)
         raise
+
+
+def require_evaluation(module: nn.Module) -> None:
+    """Refuse a model whose answers would have noise in them.
+
+    Raises:
+        ConversionError: A part of it is in training mode, for which some exporters leave models.
+    """
+    if any(part.training for part in module.modules()):
+        raise ConversionError("The model is in training mode: dropout would be in its file and in what it answers.")
 
 
 def data_path(path: Path) -> Path:
