@@ -74,7 +74,8 @@ _WAVE_ROWS = {
     ),
     "feature-extraction": Row("AutoModel", partial(wave_parts, output="last_hidden_state", per_frame=True)),
 }
-_FRAME_ROWS = {
+_ALL_WAVE_ROWS = {
+    **_WAVE_ROWS,
     "audio-frame-classification": Row(
         "AutoModelForAudioFrameClassification", partial(wave_parts, output="logits", per_frame=True)
     ),
@@ -82,7 +83,7 @@ _FRAME_ROWS = {
 
 ROWS: Table = {
     **dict.fromkeys(("hubert", "unispeech"), _WAVE_ROWS),
-    **dict.fromkeys(("unispeech-sat", "wav2vec2", "wavlm"), {**_WAVE_ROWS, **_FRAME_ROWS}),
+    **dict.fromkeys(("unispeech-sat", "wav2vec2", "wavlm"), _ALL_WAVE_ROWS),
     "audio-spectrogram-transformer": {
         "audio-classification": Row("AutoModelForAudioClassification", partial(spectrogram_parts, output="logits")),
     },

@@ -47,7 +47,7 @@ def merge_decoder(decoder_file: Path, cross_file: Path, layers: int) -> onnx.Mod
         layers: How many N there are.
 
     Raises:
-        ConversionError: The files do not have these inputs and outputs, or cross attention cannot be told from the rest.
+        ConversionError: The files do not fit together, or cross attention cannot be told from the rest.
     """
     merged = onnx.load(decoder_file, load_external_data=False)
     cross = onnx.load(cross_file)
@@ -87,16 +87,14 @@ def save_merged(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _read_lengths_elsewhere(graph: GraphProto, layers: int) -> None:
-    """The cache's batch size and length are those of the encoder's output, whose shape is right in the first step too."""
+    """Take batch size and length from the encoder's output, which has the right shape in the first step too."""
     of_cache = {name for layer in range(layers) for name in past_names(layer, "encoder")}
     for node in graph.node:
         if node.op_type == "Shape" and node.input[0] in of_cache:
             bounds = {attribute.name: attribute.i for attribute in node.attribute}
             axis = {(0, 1): 0, (2, 3): 1}.get((bounds.get("start", 0), bounds.get("end", 4)))
             if axis is None:
-                raise ConversionError(
-                    f"The decoder needs the shape of {node.input[0]}, which the first step does not have."
-                )
+                raise ConversionError(f"The decoder needs the whole shape of {node.input[0]}, which varies.")
             node.input[0] = HIDDEN
             del node.attribute[:]
             node.attribute.extend([helper.make_attribute("start", axis), helper.make_attribute("end", axis + 1)])
@@ -112,7 +110,7 @@ def _with_choice(
     prefix = f"layer.{layer}.cross"
     computed = _ancestors(cross, present)
 
-    names = {name: f"{prefix}.computed.{name}" for name in _outputs(computed)} | shared
+    names = {**{name: f"{prefix}.computed.{name}" for name in _outputs(computed)}, **shared}
     fresh = [_renamed(node, names) for node in computed]
     names = dict(zip(past, (names[name] for name in present), strict=True))
     names |= {name: f"{prefix}.first.{name}" for name in _outputs(attention)}
@@ -155,9 +153,8 @@ def _attention(nodes: Sequence[NodeProto], past: Sequence[str]) -> list[NodeProt
         raise ConversionError(f"The decoder does not use {value} as attention does.")
     inside = {id(node) for node in found}
     used_outside = {name for node in nodes if id(node) not in inside for name in node.input}
-    if not used_outside.isdisjoint(_outputs(found[:-1])) or not {*past} <= {
-        name for node in found for name in node.input
-    }:
+    used_inside = {name for node in found for name in node.input}
+    if not used_outside.isdisjoint(_outputs(found[:-1])) or not used_inside.issuperset(past):
         raise ConversionError(f"Cross attention with {key} cannot be told from the rest of the decoder.")
     return found
 

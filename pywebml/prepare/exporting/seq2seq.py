@@ -158,7 +158,7 @@ def decode(
     return (output.logits, *_tensors(output.past_key_values.self_attention_cache))
 
 
-def _tensors(cache: DynamicCache) -> Iterator[Tensor]:
+def _tensors(cache: Any) -> Iterator[Tensor]:
     for layer in cache.layers:
         yield from (layer.keys, layer.values)
 
@@ -229,7 +229,7 @@ def caches_of(loaded: Loaded, kind: Kind) -> Caches:
     with torch.no_grad():
         hidden = Encoder(model, tuple(kind.encoder_dims)).eval()(*(batch[name] for name in kind.encoder_dims))
         decode(model, torch.zeros((len(hidden), 1), dtype=torch.int64), hidden, None, found)
-    own, cross = (cache.layers[0].keys.shape for cache in (found.self_attention_cache, found.cross_attention_cache))
+    own, cross = (next(_tensors(it)).shape for it in (found.self_attention_cache, found.cross_attention_cache))
     # Transformers.js gives decoders of this kind no cache of attention to the encoder, as optimum does.
     decoder_type = getattr(getattr(model.config, "decoder", None), "model_type", None)
     return Caches(
@@ -322,7 +322,7 @@ def _decoder_cases(model: PreTrainedModel, kind: Kind, caches: Caches, batch: Ma
 
 
 def _vocabulary(model: PreTrainedModel) -> int:
-    size: int = model.get_output_embeddings().weight.shape[0]
+    size: int = model.get_output_embeddings().weight.shape[0]  # type: ignore[no-untyped-call]
     return size
 
 

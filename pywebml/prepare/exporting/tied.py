@@ -28,7 +28,11 @@ def share_tied(model: onnx_ir.Model) -> int:
     shared = 0
     for matrix in matrices:
         table = next((table for table in tables if table is not matrix and _is_transpose(table, matrix)), None)
-        if table is None or any(True for node, index in matrix.uses() if (node.op_type, index) != ("MatMul", 1)):
+        if (
+            matrix.name is None
+            or table is None
+            or any(True for node, index in matrix.uses() if (node.op_type, index) != ("MatMul", 1))
+        ):
             continue
         users = list(_users(matrix, "MatMul", 1))
         transpose = onnx_ir.node("Transpose", [table], {"perm": [1, 0]})
@@ -54,5 +58,4 @@ def _is_transpose(table: onnx_ir.Value, matrix: onnx_ir.Value) -> bool:
     first, second = table.const_value, matrix.const_value
     if first is None or second is None or first.dtype != second.dtype:
         return False
-    shape = [int(size) for size in first.shape]
-    return shape[::-1] == [int(size) for size in second.shape] and np.array_equal(first.numpy(), second.numpy().T)
+    return first.shape.numpy()[::-1] == second.shape.numpy() and np.array_equal(first.numpy(), second.numpy().T)

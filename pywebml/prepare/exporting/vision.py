@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from pywebml.prepare.exporting.plain import Batch, ByPosition, plain_part
 from pywebml.prepare.exporting.rows import Loaded, Row, Table
-from pywebml.prepare.exporting.signals import image_shape, images_of_any_size, noise
+from pywebml.prepare.exporting.signals import image_shape, images_of_any_size, noise, prepared_image_shape
 from pywebml.prepare.exporting.texts import SENTENCES, padding_token, tokenize
 from pywebml.prepare.exporting.torch_export import BATCH, SEQUENCE, Dims
 from pywebml.prepare.parts import Part
@@ -24,33 +26,63 @@ LONGEST = 16
 """Of the texts beside images, in tokens."""
 
 
-def image_parts(loaded: Loaded, outputs: Sequence[str], *, any_size: bool) -> tuple[Part, ...]:
+class Sizes(Enum):
+    """Which heights and widths of images a file takes."""
+
+    ANY = "any"
+    TRAINED = "the one in the configuration"
+    PREPARED = "the one that the checkpoint's preprocessor gives"
+
+
+class BySymbolicLength(ByPosition):
+    """A model that takes `len()` of a tensor for the batch size, which would make the exporter fix it."""
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the base."""
+        names = vars(sys.modules[type(self.model).__module__])
+        names["len"] = _length
+        try:
+            return super().forward(*inputs)
+        finally:
+            del names["len"]
+
+
+def _length(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) else len(value)
+
+
+def image_parts(
+    loaded: Loaded, outputs: Sequence[str], *, sizes: Sizes, by: type[ByPosition] = ByPosition
+) -> tuple[Part, ...]:
     """The one part of a model of images, named `model`: `pixel_values` to what is wanted.
 
     Args:
         loaded: The model.
         outputs: Their names.
-        any_size: Whether images may have any height and width, or only those of the configuration.
+        sizes: Which images the file takes.
+        by: How the model is called.
     """
-    module = ByPosition(loaded.model, [PIXELS], outputs).eval()
-    dims: Dims = {PIXELS: {0: BATCH, 2: "height", 3: "width"}} if any_size else {PIXELS: {0: BATCH}}
-    varying = _varying_axes(loaded, module, any_size=any_size)
+    module = by(loaded.model, [PIXELS], outputs).eval()
+    dims: Dims = {PIXELS: {0: BATCH, 2: "height", 3: "width"}} if sizes is Sizes.ANY else {PIXELS: {0: BATCH}}
+    varying = _varying_axes(loaded, module, sizes=sizes)
     dims = {**dims, **{name: {0: BATCH, **axes} for name, axes in varying.items()}}
-    return (plain_part("model", module, dims, partial(_images, loaded, any_size=any_size)),)
+    return (plain_part("model", module, dims, partial(_images, loaded, sizes=sizes)),)
 
 
-def _images(loaded: Loaded, *, any_size: bool) -> list[Batch]:
+def _images(loaded: Loaded, *, sizes: Sizes) -> list[Batch]:
     shape = image_shape(loaded.config)
-    found = images_of_any_size(shape[0]) if any_size else noise(shape)
+    if sizes is Sizes.PREPARED:
+        shape = prepared_image_shape(loaded)
+    found = images_of_any_size(shape[0]) if sizes is Sizes.ANY else noise(shape)
     return [{PIXELS: it} for it in found]
 
 
-def _varying_axes(loaded: Loaded, module: ByPosition, *, any_size: bool) -> dict[str, dict[int, str]]:
+def _varying_axes(loaded: Loaded, module: ByPosition, *, sizes: Sizes) -> dict[str, dict[int, str]]:
     """Axes of the outputs that depend on the size of the images, with names for them."""
-    if not any_size:
+    if sizes is not Sizes.ANY:
         return {name: {} for name in module.output_names}
     shapes = []
-    for batch in _images(loaded, any_size=True):
+    for batch in _images(loaded, sizes=Sizes.ANY):
         with torch.no_grad():
             shapes.append([it.shape for it in module(batch[PIXELS])])
     return {
@@ -59,13 +91,13 @@ def _varying_axes(loaded: Loaded, module: ByPosition, *, any_size: bool) -> dict
     }
 
 
-def detection_parts(loaded: Loaded, *, with_mask: bool, any_size: bool) -> tuple[Part, ...]:
+def detection_parts(loaded: Loaded, *, with_mask: bool, sizes: Sizes) -> tuple[Part, ...]:
     """The one part of a detector, named `model`: images to `logits` and `pred_boxes`.
 
     The mask may have another size than the images: Transformers.js gives 64 by 64 ones whatever they are.
     """
     if not with_mask:
-        return image_parts(loaded, ("logits", "pred_boxes"), any_size=any_size)
+        return image_parts(loaded, ("logits", "pred_boxes"), sizes=sizes, by=BySymbolicLength)
     module = ByPosition(loaded.model, [PIXELS, PIXEL_MASK], ["logits", "pred_boxes"]).eval()
     dims: Dims = {
         PIXELS: {0: BATCH, 2: "height", 3: "width"},
@@ -129,9 +161,8 @@ def text_and_image_parts(
     outputs = ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]
     both = ByPosition(model, inputs, outputs).eval()
     texts, images = partial(_texts, loaded, text_inputs), partial(_images_beside_texts, loaded)
-    text_dims = dict.fromkeys(text_inputs, {0: TEXT_BATCH, 1: SEQUENCE})
     dims: Dims = {
-        **text_dims,
+        **{name: {0: TEXT_BATCH, 1: SEQUENCE} for name in text_inputs},
         PIXELS: {0: IMAGE_BATCH},
         "logits_per_image": {0: IMAGE_BATCH, 1: TEXT_BATCH},
         "logits_per_text": {0: TEXT_BATCH, 1: IMAGE_BATCH},
@@ -141,9 +172,9 @@ def text_and_image_parts(
     text_tower = ByPosition(TextTower(model), text_inputs, text_outputs).eval()
     image_tower = ByPosition(VisionTower(model), [PIXELS], image_outputs).eval()
     alone: Dims = {
-        **dict.fromkeys(text_inputs, {0: BATCH, 1: SEQUENCE}),
+        **{name: {0: BATCH, 1: SEQUENCE} for name in text_inputs},
         PIXELS: {0: BATCH},
-        **dict.fromkeys((*text_outputs, *image_outputs), {0: BATCH}),
+        **{name: {0: BATCH} for name in (*text_outputs, *image_outputs)},
     }
 
     def pairs() -> list[Batch]:
@@ -184,18 +215,18 @@ def _texts(loaded: Loaded, names: Sequence[str]) -> list[Batch]:
     return found
 
 
-def _classes(*, any_size: bool) -> Row:
-    return Row("AutoModelForImageClassification", partial(image_parts, outputs=("logits",), any_size=any_size))
+def _classes(*, sizes: Sizes) -> Row:
+    return Row("AutoModelForImageClassification", partial(image_parts, outputs=("logits",), sizes=sizes))
 
 
-def _states(*outputs: str, any_size: bool) -> Row:
+def _states(*outputs: str, sizes: Sizes) -> Row:
     # A pooling layer that is not used may be missing.
     unused = () if POOLED in outputs else ("pooler",)
-    return Row("AutoModel", partial(image_parts, outputs=outputs, any_size=any_size), optional_weights=unused)
+    return Row("AutoModel", partial(image_parts, outputs=outputs, sizes=sizes), optional_weights=unused)
 
 
-def _boxes(*, with_mask: bool, any_size: bool) -> Row:
-    return Row("AutoModelForObjectDetection", partial(detection_parts, with_mask=with_mask, any_size=any_size))
+def _boxes(*, with_mask: bool, sizes: Sizes) -> Row:
+    return Row("AutoModelForObjectDetection", partial(detection_parts, with_mask=with_mask, sizes=sizes))
 
 
 CLASSES, STATES, BOXES = "image-classification", "image-feature-extraction", "object-detection"
@@ -223,27 +254,31 @@ _SIGLIP = Row(
 
 ROWS: Table = {
     **{
-        model_type: {CLASSES: _classes(any_size=False), STATES: _states(HIDDEN, any_size=False)}
+        model_type: {CLASSES: _classes(sizes=Sizes.TRAINED), STATES: _states(HIDDEN, sizes=Sizes.TRAINED)}
         for model_type in ("vit", "deit", "beit", "swin")
     },
     **{
-        model_type: {CLASSES: _classes(any_size=True), STATES: _states(HIDDEN, POOLED, any_size=True)}
+        model_type: {CLASSES: _classes(sizes=Sizes.ANY), STATES: _states(HIDDEN, POOLED, sizes=Sizes.ANY)}
         for model_type in (
             "convnext",
             "convnextv2",
             "dinov2",
-            "dinov2_with_registers",
             "efficientnet",
             "mobilenet_v1",
             "mobilenet_v2",
             "resnet",
         )
     },
-    "mobilevit": {CLASSES: _classes(any_size=False)},
+    # Its positions are scaled with smoothing, which the exporter does for one size only.
+    "dinov2_with_registers": {
+        CLASSES: _classes(sizes=Sizes.PREPARED),
+        STATES: _states(HIDDEN, POOLED, sizes=Sizes.PREPARED),
+    },
+    "mobilevit": {CLASSES: _classes(sizes=Sizes.TRAINED)},
     "clip": {MATCHES: _CLIP},
     "siglip": {MATCHES: _SIGLIP},
-    "detr": {BOXES: _boxes(with_mask=True, any_size=True)},
-    "table-transformer": {BOXES: _boxes(with_mask=True, any_size=True)},
-    "yolos": {BOXES: _boxes(with_mask=False, any_size=True)},
-    "rt_detr": {BOXES: _boxes(with_mask=False, any_size=True)},
+    "detr": {BOXES: _boxes(with_mask=True, sizes=Sizes.ANY)},
+    "table-transformer": {BOXES: _boxes(with_mask=True, sizes=Sizes.ANY)},
+    "yolos": {BOXES: _boxes(with_mask=False, sizes=Sizes.ANY)},
+    "rt_detr": {BOXES: _boxes(with_mask=False, sizes=Sizes.PREPARED)},
 }
