@@ -168,7 +168,7 @@ def download_checkpoint(model_id: str, revision: str, *, trust_remote_code: bool
         SourceError: The hub does not answer, has no such repository, or the repository is not usable.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()

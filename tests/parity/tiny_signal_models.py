@@ -288,8 +288,8 @@ def choices(configs: Configs, always: Sequence[tuple[str, str]]) -> list[Any]:
     ]
 
 
-def write_model(folder: Path, configs: Configs, name: str, task: str) -> Written:
-    """Save the checkpoint and export all its parts."""
+def write_checkpoint(folder: Path, configs: Configs, name: str, task: str) -> None:
+    """Save a tiny model with its tokenizer and its image processor."""
     model_type, made_of = name.partition("/")[0], configs[name]
     with quiet():
         torch.manual_seed(7)
@@ -308,6 +308,11 @@ def write_model(folder: Path, configs: Configs, name: str, task: str) -> Written
     (folder / "preprocessor_config.json").write_text(
         '{"do_center_crop": true, "crop_size": {"height": 64, "width": 64}}', encoding="utf-8"
     )
+
+
+def write_model(folder: Path, configs: Configs, name: str, task: str) -> Written:
+    """Save the checkpoint and export all its parts."""
+    write_checkpoint(folder, configs, name, task)
     exported = export_model(Checkpoint(folder, "a test", ""), task)
     (folder / "onnx").mkdir()
     sessions = {}
