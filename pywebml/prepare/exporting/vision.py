@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -197,7 +198,8 @@ def _images_beside_texts(loaded: Loaded) -> list[Batch]:
 
 
 def _texts(loaded: Loaded, names: Sequence[str]) -> list[Batch]:
-    config = loaded.config.text_config
+    loaded = replace(loaded, model=loaded.model.text_model)
+    config = loaded.config
     longest = min(LONGEST, config.max_position_embeddings)
     if (loaded.checkpoint.folder / TOKENIZER).is_file():
         batches = [tokenize(loaded, texts, longest=longest) for texts in (SENTENCES[:2], SENTENCES[2:5])]
