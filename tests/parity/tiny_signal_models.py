@@ -288,14 +288,22 @@ def choices(configs: Configs, always: Sequence[tuple[str, str]]) -> list[Any]:
     ]
 
 
-def write_checkpoint(folder: Path, configs: Configs, name: str, task: str) -> None:
-    """Save a tiny model with its tokenizer and its image processor."""
+def write_checkpoint(folder: Path, configs: Configs, name: str, task: str, *, spread: float = 1.5) -> None:
+    """Save a tiny model with its tokenizer and its image processor.
+
+    Args:
+        folder: Is made.
+        configs: Has the model.
+        name: Of it.
+        task: Says which class.
+        spread: Of what a product with a matrix gives, in terms of what it takes. Above 1, differences grow.
+    """
     model_type, made_of = name.partition("/")[0], configs[name]
     with quiet():
         torch.manual_seed(7)
         config = made_of() if callable(made_of) else transformers.AutoConfig.for_model(model_type, **made_of)
         model = _from_config(config, ARCHITECTURES[model_type][task].auto_class)
-        _make_uneven(model)
+        _make_uneven(model, spread)
         # Random models seldom end by themselves.
         if model.can_generate():
             model.generation_config.max_length = None
@@ -330,13 +338,13 @@ def _from_config(config: Any, auto_class: str) -> PreTrainedModel:
     return model
 
 
-def _make_uneven(model: PreTrainedModel) -> None:
+def _make_uneven(model: PreTrainedModel, spread: float) -> None:
     """Weights as large as trained ones, and nothing left at zero or one, which would hide what an export loses."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
         weight = module._parameters.get("weight")
         if weight is not None and weight.ndim > 1 and id(weight) not in tables:
-            weight.data.normal_(std=1.5 * (len(weight) / weight.numel()) ** 0.5)
+            weight.data.normal_(std=spread * (len(weight) / weight.numel()) ** 0.5)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 1 and tensor.is_floating_point():
             tensor.data += 0.1 * torch.rand_like(tensor)

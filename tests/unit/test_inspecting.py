@@ -6,7 +6,7 @@ import contextlib
 import json
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def branching() -> onnx.ModelProto:
 
 
 def quantized(operator: str, bits: int) -> onnx.ModelProto:
+    attributes: dict[str, Any] = {"bits": bits} if operator == "MatMulNBits" else {"quant_type": 1}
     node = helper.make_node(
         operator,
         ["x", "packed", "scales"],
@@ -87,7 +88,7 @@ def quantized(operator: str, bits: int) -> onnx.ModelProto:
         K=64,
         N=8,
         block_size=32,
-        **({"bits": bits} if operator == "MatMulNBits" else {"quant_type": 1}),
+        **attributes,
     )
     size = 64 * 8 * bits // 8
     return build([node], [weights("packed", size, dtype=np.uint8), weights("scales", 16)])
@@ -403,6 +404,11 @@ def test_any_json_is_a_header_or_a_named_error(value: dict[str, Any], body: byte
         read_safetensors(with_header(value, body))
 
 
+def padded(data: bytes) -> Callable[[int, int], bytes]:
+    """Reads bytes, and zeros behind them."""
+    return lambda begin, end: data[begin:end].ljust(end - begin, b"\0")
+
+
 def test_lying_lengths_take_no_memory() -> None:
     """Lengths that promise gigabytes are not believed: memory stays near what is really there."""
     lying = [b"\x08\x0a\x3a\xff\xff\xff\xff\x07" + b"\x0a\x00" * 5000, (1 << 34).to_bytes(8, "little") + b"{" * 9000]
@@ -410,7 +416,7 @@ def test_lying_lengths_take_no_memory() -> None:
     try:
         for data, parser in zip(lying, (parse_onnx, parse_safetensors), strict=True):
             with pytest.raises(InspectionError):
-                drive(parser(1 << 40), lambda begin, end, data=data: data[begin:end].ljust(end - begin, b"\0"))
+                drive(parser(1 << 40), padded(data))
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
     finally:
         tracemalloc.stop()

@@ -28,6 +28,7 @@ from pywebml.prepare import levels_job
 from pywebml.prepare.compare import Tolerance
 from pywebml.prepare.convert import Choices, convert
 from pywebml.prepare.parts import Case, ExportedModel, Part
+from pywebml.prepare.quantizing import quantize
 from pywebml.prepare.source import Checkpoint, open_checkpoint
 from pywebml.prepare.work import WORK
 from tests.onnx_models import model_of, numbers, save, value
@@ -57,7 +58,7 @@ class Exporter:
                 path.write_bytes(b"half a fi")
                 raise ConversionError(f"the exporter failed on {name}")
             node = helper.make_node("MatMul", ["x", "w"], ["y"])
-            shape = ["batch_size", 64]
+            shape: list[str | int] = ["batch_size", 64]
             save(model_of([node], [value("x", shape)], [value("y", shape)], {"w": WEIGHTS[name]}, opset), path)
 
         def cases() -> Sequence[Case]:
@@ -108,7 +109,7 @@ def left_in(folder: Path) -> list[str]:
 def levels_made(monkeypatch: pytest.MonkeyPatch, *, failing: str = "") -> list[str]:
     """Notes the levels that are made; one fails in the middle of writing."""
     made: list[str] = []
-    original = levels_job.quantize
+    original = quantize
 
     def note(source: Path, target: Path, dtype: str) -> Any:
         made.append(target.name)
