@@ -189,7 +189,7 @@ def test_external_data_is_told_with_the_bytes_that_it_must_have() -> None:
 
 
 def test_weights_are_never_asked_for() -> None:
-    data = build([helper.make_node("Add", ["x", "b"], ["y"])], [weights("b", 10_000_000)]).SerializeToString()
+    data: bytes = build([helper.make_node("Add", ["x", "b"], ["y"])], [weights("b", 10_000_000)]).SerializeToString()
     asked = []
 
     def read(begin: int, end: int) -> bytes:
