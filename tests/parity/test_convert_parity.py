@@ -59,7 +59,7 @@ def write(folder: Path, name: str, task: str) -> None:
         return
     tiny: Any = next(configs for configs in (SEQ2SEQ, IMAGES, SOUNDS) if name in configs)
     # Layers that do not make differences larger than they were, as trained ones do not: levels are what is tested.
-    write_checkpoint(folder, tiny, name, task, spread=0.5)
+    write_checkpoint(folder, tiny, name, task, spread=1 / 3)
 
 
 @pytest.mark.parametrize(

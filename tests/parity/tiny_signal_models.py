@@ -31,7 +31,7 @@ EVERY = os.environ.get("PYWEBML_EVERY_ARCHITECTURE") == "1"
 _BART: dict[str, Any] = {
     "vocab_size": 120,
     "d_model": 32,
-    "encoder_layers": 2,
+    "encoder_layers": 1,
     "decoder_layers": 2,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
@@ -49,7 +49,8 @@ _T5: dict[str, Any] = {
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 48,
-    "num_layers": 2,
+    "num_layers": 1,
+    "num_decoder_layers": 2,
     "num_heads": 4,
     "pad_token_id": 0,
     "eos_token_id": 3,
@@ -74,7 +75,7 @@ _VIT: dict[str, Any] = {
 _GPT2: dict[str, Any] = {
     "vocab_size": 120,
     "n_embd": 32,
-    "n_layer": 2,
+    "n_layer": 1,
     "n_head": 4,
     "n_positions": 64,
     "bos_token_id": 2,
@@ -171,7 +172,7 @@ Configs = Mapping[str, Mapping[str, Any] | Callable[[], Any]]
 SEQ2SEQ: Configs = {
     "t5": _T5,
     "bart": _BART,
-    "marian": {**_BART, "decoder_start_token_id": 0},
+    "marian": {**_BART, "decoder_layers": 1, "decoder_start_token_id": 0},
     "whisper": _WHISPER,
     "vision-encoder-decoder": _pair(
         _config("vit", **_VIT), _config("gpt2", **_GPT2, add_cross_attention=True, is_decoder=True)
@@ -288,7 +289,7 @@ def choices(configs: Configs, always: Sequence[tuple[str, str]]) -> list[Any]:
     ]
 
 
-def write_checkpoint(folder: Path, configs: Configs, name: str, task: str, *, spread: float = 1.5) -> None:
+def write_checkpoint(folder: Path, configs: Configs, name: str, task: str, *, spread: float = 1.0) -> None:
     """Save a tiny model with its tokenizer and its image processor.
 
     Args:
@@ -296,7 +297,7 @@ def write_checkpoint(folder: Path, configs: Configs, name: str, task: str, *, sp
         configs: Has the model.
         name: Of it.
         task: Says which class.
-        spread: Of what a product with a matrix gives, in terms of what it takes. Above 1, differences grow.
+        spread: Of the weights; with small ones layers do not make differences larger.
     """
     model_type, made_of = name.partition("/")[0], configs[name]
     with quiet():
@@ -343,8 +344,15 @@ def _make_uneven(model: PreTrainedModel, spread: float) -> None:
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
         weight = module._parameters.get("weight")
-        if weight is not None and weight.ndim > 1 and id(weight) not in tables:
-            weight.data.normal_(std=spread * (len(weight) / weight.numel()) ** 0.5)
+        if weight is None or id(weight) in tables:
+            continue
+        if weight.ndim == 1:
+            # Some norms begin at zero, behind which there is nothing to compare.
+            weight.data.uniform_(0.8, 1.2)
+        else:
+            # Convolutions come in long rows without norms between them that would keep numbers small.
+            gain = spread * (1.5 if weight.ndim == 2 else 1.35)
+            weight.data.normal_(std=gain * (len(weight) / weight.numel()) ** 0.5)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 1 and tensor.is_floating_point():
             tensor.data += 0.1 * torch.rand_like(tensor)
