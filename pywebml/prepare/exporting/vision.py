@@ -198,7 +198,8 @@ def _images_beside_texts(loaded: Loaded) -> list[Batch]:
 
 
 def _texts(loaded: Loaded, names: Sequence[str]) -> list[Batch]:
-    loaded = replace(loaded, model=loaded.model.text_model)
+    text_model: Any = loaded.model.text_model
+    loaded = replace(loaded, model=text_model)
     config = loaded.config
     longest = min(LONGEST, config.max_position_embeddings)
     if (loaded.checkpoint.folder / TOKENIZER).is_file():
