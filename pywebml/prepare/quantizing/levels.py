@@ -61,14 +61,16 @@ LEVELS: Mapping[str, Level] = {
 }
 """dtype to its level.
 
-The tolerances are about twice what was measured on 2026-11-26 (largest relative error, cosine):
+The tolerances leave room above what was measured on 2026-11-26: the largest relative error over 98 sentences and the
+cosine over 8 of them for all-MiniLM-L6-v2 (q2: both over 8), and the worst of tiny random models (BERT, GPT-2, Llama,
+ResNet, ViT; the float16 levels without ViT):
 
-    level       all-MiniLM-L6-v2    tiny random models (BERT, GPT-2, Llama, ResNet, ViT), the worst
-    fp16        0.0006  1.00000     0.0003  1.00000
-    q8, uint8   0.055   0.9908      0.013   0.9999
-    int8        0.061   0.9895      0.023   0.9997
-    q4, q4f16   0.107   0.9699      0.224   0.974
-    bnb4        0.100   0.9698      0.124   0.989
+    level       all-MiniLM-L6-v2    tiny random models
+    fp16        0.0008  1.00000     0.0003  1.00000
+    q8, uint8   0.092   0.9908      0.013   0.9999
+    int8        0.103   0.9895      0.023   0.9997
+    q4, q4f16   0.151   0.9699      0.224   0.974
+    bnb4        0.131   0.9698      0.124   0.989
     q2, q2f16   0.405   0.624       0.682   0.650
 
 There is no `q1`: the web runtime's MatMulNBits has 2, 4 and 8 bits.
