@@ -125,7 +125,7 @@ class BlobWriter(Protocol):
         """Written bytes. Raises `StoreError` where some are missing."""
 
     async def digest(self, begin: int, end: int) -> str:
-        """SHA-256 of written bytes, lower-case hexadecimal. Raises `StoreError` where some are missing."""
+        """Hash of written bytes, as `parts.part_hash` has it. Raises `StoreError` where some are missing."""
 
     async def discard(self, begin: int, end: int) -> None:
         """Forget written bytes, at least these; whole pieces go, so look at `present` afterwards."""
@@ -276,7 +276,7 @@ class RangePlan:
         ranges: (begin, end), in the order in which they are wanted.
         size: Bytes of the whole file.
         same: Headers, in lower case, that tell whether an answer is of the same file.
-        hashes: (begin, end, SHA-256) of bytes that are checked as soon as they are there.
+        hashes: (begin, end, `parts.part_hash`) of bytes that are checked as soon as they are there.
         stall_seconds: Most that one range may take.
         slow_seconds: A range that takes longer is the last one.
     """

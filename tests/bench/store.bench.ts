@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Page, test } from "@playwright/test";
 import { Server } from "../browser/fixtures.ts";
+import { BLOCK_SIZE, partHash } from "../browser/part-hash.ts";
 
 const MIB = 1024 * 1024;
 const SIZE = Number(process.env.BENCH_MIB ?? 300) * MIB;
@@ -48,9 +49,9 @@ function makeFiles(): Map<string, Buffer> {
   }
   const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
   const parts = Array.from({ length: Math.ceil(SIZE / PART) }, (_, index) =>
-    sha256(file.subarray(index * PART, (index + 1) * PART)),
+    partHash(file.subarray(index * PART, (index + 1) * PART)),
   );
-  const entry = { size: SIZE, sha256: sha256(file), parts: { size: PART, sha256: parts } };
+  const entry = { size: SIZE, sha256: sha256(file), parts: { size: PART, block: BLOCK_SIZE, sha256: parts } };
   const manifest = JSON.stringify({ files: { "onnx/model.onnx": entry } });
   return new Map([
     [`/${MODEL}/v1.0.0/manifest.json`, Buffer.from(manifest)],

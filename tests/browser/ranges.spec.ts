@@ -3,6 +3,7 @@
 import type { Page } from "@playwright/test";
 import type { RangePlan } from "../../web/src/bridge/ranges.ts";
 import { test as base, Server } from "./fixtures.ts";
+import { partHash } from "./part-hash.ts";
 import { expect, key, openPage } from "./store-page.ts";
 
 const MODEL = key("onnx/model.onnx");
@@ -36,27 +37,23 @@ interface Fetched {
 }
 
 /** Ranges of `STEP` bytes from the second on, into a fresh writer, with a hash for each two. */
-function fetchRanges(
+async function fetchRanges(
   page: Page,
   url: string,
   change: Partial<RangePlan> = {},
   abort = false,
 ): Promise<Fetched> {
+  const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer());
+  const hashes: [number, number, string][] = [];
+  for (let begin = 0; begin < SIZE; begin += 2 * STEP) {
+    hashes.push([begin, begin + 2 * STEP, partHash(bytes.subarray(begin, begin + 2 * STEP))]);
+  }
   return page.evaluate(
-    async ([key, url, step, size, change, abort]) => {
-      const bytes = await (await fetch(url)).arrayBuffer();
+    async ([key, url, step, size, hashes, change, abort]) => {
       const head = await fetch(url, { headers: { range: "bytes=0-0" } });
-      const sha256 = async (begin: number, end: number) =>
-        Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes.slice(begin, end))), (byte) =>
-          byte.toString(16).padStart(2, "0"),
-        ).join("");
       const ranges: [number, number][] = [];
-      const hashes: [number, number, string][] = [];
       for (let begin = step; begin < size; begin += step) {
         ranges.push([begin, Math.min(begin + step, size)]);
-      }
-      for (let begin = 0; begin < size; begin += 2 * step) {
-        hashes.push([begin, begin + 2 * step, await sha256(begin, begin + 2 * step)]);
       }
       const same = { "content-type": head.headers.get("content-type") ?? "" };
       const plan = { ranges, hashes, size, same, stallMs: 10_000, slowMs: 10_000, ...change };
@@ -83,7 +80,7 @@ function fetchRanges(
       );
       return { ...outcome, present: JSON.parse(await writer.present()), reported };
     },
-    [MODEL, url, STEP, SIZE, change, abort] as const,
+    [MODEL, url, STEP, SIZE, hashes, change, abort] as const,
   );
 }
 

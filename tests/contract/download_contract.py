@@ -8,7 +8,6 @@ a `Scene`; at its end nothing half-written is visible, another model is as it wa
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +20,7 @@ from pywebml.abort import AbortController, abortable
 from pywebml.errors import AbortError, DownloadError, FileNotFoundOnHubError, HubError, IntegrityError, PywebmlError
 from pywebml.hub import PART_SIZE, ModelHub
 from pywebml.platform import STALL_SECONDS, BlobKey, Platform
+from pywebml.platform.parts import BLOCK_SIZE, part_hash
 from pywebml.progress import ProgressCallback, ProgressEvent, ignore_progress
 
 MODEL_FILE = "onnx/model.onnx"
@@ -249,7 +249,11 @@ class Scene:
             return
         entry: dict[str, Any] = {"size": target.size, "sha256": target.sha256}
         if target.layout == "parts":
-            entry["parts"] = {"size": PART_SIZE, "sha256": await self._hashes(address, target.size, seed)}
+            entry["parts"] = {
+                "size": PART_SIZE,
+                "block": BLOCK_SIZE,
+                "sha256": await self._hashes(address, target.size, seed),
+            }
         files = {"manifest.json": json.dumps({"files": {target.path: entry}})}
         await self.server.hugging_face(model=target.model, revision=target.revision, files=files)
 
@@ -257,7 +261,7 @@ class Scene:
         if (size, seed) not in _part_hashes:
             begins = range(0, size, PART_SIZE)
             pieces = [await self.server.get(address, begin, min(begin + PART_SIZE, size)) for begin in begins]
-            _part_hashes[size, seed] = [hashlib.sha256(piece).hexdigest() for piece in pieces]
+            _part_hashes[size, seed] = [part_hash(piece) for piece in pieces]
             await self.server.reset()
         return _part_hashes[size, seed]
 

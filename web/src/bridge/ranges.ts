@@ -1,6 +1,6 @@
 /** Ranges of one file from the network into the store by the shortest way: Python hears of them when they are there. */
 
-import { sha256 as sha256Of } from "./hashing.ts";
+import { partHash } from "./hashing.ts";
 import { Reports, startTimer } from "./http.ts";
 
 /** What is to be fetched, and what every answer has to be. */
@@ -11,8 +11,8 @@ export interface RangePlan {
   size: number;
   /** The headers that tell whether bytes are of the same file, as an earlier answer had them. */
   same: Record<string, string>;
-  /** Bytes with their SHA-256, which are checked as soon as they are there. */
-  hashes: [begin: number, end: number, sha256: string][];
+  /** Bytes with their hash (see `partHash`), which are checked as soon as they are there. */
+  hashes: [begin: number, end: number, hash: string][];
   /** Most milliseconds that one range may take. */
   stallMs: number;
   /** A range that takes longer than this is the last one: what comes slowly is better watched. */
@@ -26,6 +26,9 @@ export interface RangeSink {
 
 /** Two, so that the network is busy while the database writes. */
 const LANES = 2;
+
+/** Stored pieces that may wait for their check; the browser keeps them outside this heap. */
+const PIECES_BEHIND = 3;
 
 /**
  * Fetches ranges until all are stored, or until an answer is not exactly what was expected: whoever has called finds
@@ -142,20 +145,20 @@ class Checks {
   /** Pieces that have bytes which are still to be checked, in order. */
   #pieces: { begin: number; blob: Blob }[] = [];
   #last: Promise<void> = Promise.resolve();
+  readonly #behind: Promise<void>[] = [];
 
   constructor(hashes: RangePlan["hashes"]) {
     this.#unchecked = hashes;
   }
 
-  /** Bytes are stored. Waits for the checks before the last one, so that they do not fall behind. */
+  /** Bytes are stored. Waits for checks that have fallen far behind. */
   async add(begin: number, blob: Blob): Promise<void> {
-    const before = this.#last;
     this.#pieces.push({ begin, blob });
     this.#pieces.sort((one, other) => one.begin - other.begin);
-    this.#unchecked = this.#unchecked.filter(([from, to, sha256]) => {
+    this.#unchecked = this.#unchecked.filter(([from, to, hash]) => {
       const part = this.#part(from, to);
       if (part !== undefined) {
-        this.#last = this.#last.then(() => this.#check(from, part, sha256));
+        this.#last = this.#last.then(() => this.#check(from, part, hash));
       }
       return part === undefined;
     });
@@ -163,7 +166,10 @@ class Checks {
       this.#unchecked.some(([from, to]) => from < begin + blob.size && begin < to),
     );
     this.#last.catch(() => undefined);
-    await before;
+    this.#behind.push(this.#last);
+    if (this.#behind.length > PIECES_BEHIND) {
+      await this.#behind.shift();
+    }
   }
 
   async end(): Promise<number[]> {
@@ -180,8 +186,9 @@ class Checks {
     return part?.size === to - from ? part : undefined;
   }
 
-  async #check(begin: number, part: Blob, sha256: string): Promise<void> {
-    if ((await sha256Of(new Uint8Array(await part.arrayBuffer()))) === sha256) {
+  async #check(begin: number, part: Blob, hash: string): Promise<void> {
+    const bytes = part.arrayBuffer().then((buffer) => new Uint8Array(buffer));
+    if ((await partHash([bytes])) === hash) {
       this.#right.push(begin);
     }
   }
