@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,20 +23,22 @@ from pywebml.hub.answers import (
 from pywebml.hub.listing import PART_SIZE, FileEntry, git_oid_of, linked_sha256
 from pywebml.hub.retries import ATTEMPTS, LONGEST_WAIT, backoff_seconds
 from pywebml.hub.stored import commit_file
-from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, BlobWriter, NetworkError, Platform, Response
+from pywebml.platform import STALL_SECONDS, BlobInfo, BlobKey, BlobWriter, NetworkError, Platform, RangePlan, Response
 from pywebml.progress import TransferProgress
 
 CONNECTIONS = 3
 """Requests for parts of one file that are under way at the same time."""
-FAST_CONNECTIONS = 2
-"""The same where parts come fast: each request is for half a part, which is written as one piece, so that no more than
-one part is lost when everything ends suddenly."""
+RANGE_SIZE = PART_SIZE // 2
+LONG_RANGE_SIZE = 2 * PART_SIZE
+LONG_RANGES_FROM = 16 * PART_SIZE
+"""Bytes that are asked for at a time where they come fast, and from how many missing bytes on it is the longer range.
+Two are under way at the same time, and are lost when everything ends suddenly."""
 
 LARGE = re.compile(r"\.(onnx|onnx_data(_\d+)?|bin|data|safetensors|npy|npz|gguf|wasm)$", re.IGNORECASE)
 """Names of files that are asked for by parts before their size is known. Text is better fetched in one go: it may come
 compressed."""
 
-# What comes faster is not worth watching: half a part is there before anybody has read how far it is.
+# What comes faster is not worth watching: a range is there before anybody has read how far it is.
 _FAST_BYTES_PER_SECOND = 8 * 1024 * 1024
 # Less than this is no progress: a server that breaks off after every few bytes is not asked for ever.
 _PROGRESS_BYTES = 1024 * 1024
@@ -105,7 +107,7 @@ class _Transfer:
         # How its server behaves.
         self._ranges = True
         self._fast = False
-        self._in_halves = False
+        self._has_shortcut = True
         self._is_page = False
         # What is there: the writer and the token it was opened with, its ranges, parts that are being fetched, and
         # checks of parts by their hash.
@@ -114,6 +116,7 @@ class _Transfer:
         self._present: list[tuple[int, int]] = []
         self._received = 0
         self._taken: set[int] = set()
+        self._right_parts: set[int] = set()
         self._checks: dict[int, asyncio.Task[bool]] = {}
         self._bad_parts: dict[int, int] = {}
 
@@ -164,11 +167,14 @@ class _Transfer:
             await self._resume()
         self._received = self._stored_bytes()
         while True:
-            # The first answer tells how large the file is and how fast it comes; the rest follows from that.
-            if self._headers is None:
+            # The first answer tells how large the file is and how fast it comes; the rest follows from that. Where it
+            # comes fast, more connections bring no more.
+            if self._headers is None or self._fast:
                 await self._fetch_parts(most=1)
-            self._in_halves = self._fast
-            await together(*(self._fetch_parts() for _ in range(FAST_CONNECTIONS if self._in_halves else CONNECTIONS)))
+            if not self._fast:
+                await together(*(self._fetch_parts() for _ in range(CONNECTIONS)))
+            elif self._has_shortcut:
+                self._has_shortcut = await self._fetch_ranges()
             if await self._all_good():
                 return
 
@@ -198,14 +204,9 @@ class _Transfer:
             try:
                 await self._fetch(begin, end)
             finally:
-                self._taken.discard(begin // self._step)
+                self._taken.discard(begin // PART_SIZE)
             self._start_checks()
             fetched += 1
-
-    @property
-    def _step(self) -> int:
-        """Bytes of what is asked for at a time."""
-        return PART_SIZE // 2 if self._in_halves else PART_SIZE
 
     def _take_part(self) -> tuple[int, int | None] | None:
         """The first missing range within one part; None as its end: up to the end of the file, wherever that is."""
@@ -216,13 +217,58 @@ class _Transfer:
             return 0, None
         for begin, end in self._gaps(self._size):
             while begin < end:
-                number = begin // self._step
-                stop = min(end, (number + 1) * self._step)
+                number = begin // PART_SIZE
+                stop = min(end, (number + 1) * PART_SIZE)
                 if number not in self._taken:
                     self._taken.add(number)
                     return begin, stop
                 begin = stop
         return None
+
+    async def _fetch_ranges(self) -> bool:
+        """Fetch what is missing by the platform's shortest way, which looks at nothing but whether every answer is as
+        the last one was; whether that brought anything."""
+        assert self._writer is not None
+        assert self._size is not None
+        gaps = self._gaps(self._size)
+        missing = sum(end - begin for begin, end in gaps)
+        step = LONG_RANGE_SIZE if missing >= LONG_RANGES_FROM else RANGE_SIZE
+        plan = RangePlan(
+            ranges=tuple(piece for begin, end in gaps for piece in _pieces(begin, end, step)),
+            size=self._size,
+            same=self._same_headers(),
+            hashes=tuple(
+                (*self._part(number), sha256)
+                for number, sha256 in enumerate(self._expected.parts if self._expected else ())
+                if number not in self._right_parts
+            ),
+            stall_seconds=self._request.stall_seconds,
+            slow_seconds=step / _FAST_BYTES_PER_SECOND,
+        )
+
+        def count(received: int) -> None:
+            self._received += received
+            self._progress.reach(self._received)
+
+        try:
+            right = await self._platform.fetch_ranges(
+                self._request.url, plan, self._writer, count, headers=self._request.headers
+            )
+        finally:
+            await self._look()
+            self._received = self._stored_bytes()
+        self._right_parts.update(begin // PART_SIZE for begin in right)
+        return self._stored_bytes() > self._size - missing
+
+    def _same_headers(self) -> dict[str, str]:
+        """What every answer has to repeat."""
+        headers = self._headers or {}
+        names = ["content-type"]
+        # Where the hash is known, it decides.
+        if self._expected is None or not self._expected.content_id:
+            kind = self._validator.partition(":")[0]
+            names += {"etag": ["etag"], "modified": ["last-modified"]}.get(kind, [])
+        return {name: headers.get(name, "") for name in names}
 
     async def _fetch(self, begin: int, end: int | None) -> None:
         arrived = 0
@@ -247,14 +293,12 @@ class _Transfer:
                 count,
                 offset=begin,
                 limit=(None if self._size is None else self._size - begin) if end is None else end - begin,
-                at_once=self._in_halves and self._fast and end is not None,
             )
         except BaseException as error:
             await response.close()
             await self._look()
             if not isinstance(error, NetworkError):
                 raise
-            # What comes in one piece is lost with the connection: watch the next try.
             self._fast = False
             raise RetriedError(
                 self._broken(
@@ -398,6 +442,7 @@ class _Transfer:
     async def _close(self) -> None:
         """Let go of everything that was written."""
         await self._stop_checks()
+        self._right_parts.clear()
         writer, self._writer, self._present, self._token = self._writer, None, [], ""
         if writer is not None:
             await writer.abort()
@@ -422,7 +467,8 @@ class _Transfer:
         gaps = self._gaps(self._expected.size)
         for number, sha256 in enumerate(self._expected.parts):
             begin, end = self._part(number)
-            if number not in self._checks and not any(gap[0] < end and begin < gap[1] for gap in gaps):
+            known = number in self._right_parts or number in self._checks
+            if not known and not any(gap[0] < end and begin < gap[1] for gap in gaps):
                 self._checks[number] = asyncio.ensure_future(self._has_hash(begin, end, sha256))
 
     async def _has_hash(self, begin: int, end: int, sha256: str) -> bool:
@@ -457,6 +503,7 @@ class _Transfer:
         if bad:
             # Whole pieces went, so that neighbours may have lost bytes too.
             await self._stop_checks()
+            self._right_parts.clear()
             await self._look()
             self._received = self._stored_bytes()
         return not bad
@@ -520,6 +567,14 @@ class _Transfer:
             expected=expected,
             received=received,
         )
+
+
+def _pieces(begin: int, end: int, step: int) -> Iterator[tuple[int, int]]:
+    """A range, cut at multiples of `step`."""
+    while begin < end:
+        stop = min(end, (begin // step + 1) * step)
+        yield begin, stop
+        begin = stop
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

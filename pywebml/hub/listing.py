@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 from pywebml.errors import IntegrityError, OptionsError
 from pywebml.hub.addresses import check_path
+from pywebml.platform.parts import BLOCK_SIZE
 
 MANIFEST = "manifest.json"
 PART_SIZE = 8 * 1024 * 1024
@@ -37,7 +38,7 @@ class FileEntry:
         size: In bytes.
         sha256: Of its bytes, lower-case hexadecimal; empty when unknown.
         git_oid: SHA-1 by which git names its bytes (`blob SIZE\\0` before them); empty when unknown.
-        parts: SHA-256 of every `PART_SIZE` bytes; empty when unknown.
+        parts: `part_hash` of every `PART_SIZE` bytes; empty when unknown.
     """
 
     size: int
@@ -59,9 +60,10 @@ def git_oid_of(data: bytes) -> str:
 def parse_manifest(data: bytes, url: str) -> Mapping[str, FileEntry]:
     """The files of a `manifest.json`.
 
-    {"files": {"onnx/model.onnx": {"size": 90387606, "sha256": "6fd5d7…", "parts": {"size": 8388608, "sha256": ["…"]}}}}
+    {"files": {"onnx/model.onnx": {"size": 90387606, "sha256": "6fd5d7…",
+                                   "parts": {"size": 8388608, "block": 524288, "sha256": ["…"]}}}}
 
-    `parts` may be absent; parts of another size are passed over.
+    `parts` may be absent; such of another size, or with other blocks, are passed over.
 
     Raises:
         IntegrityError: It is not one.
@@ -109,7 +111,7 @@ def _parts(value: Any, size: int) -> tuple[str, ...] | None:
         return None
     if len(hashes) != -(-size // part_size) or not all(_is_sha256(sha256) for sha256 in hashes):
         return None
-    return tuple(hashes) if part_size == PART_SIZE else ()
+    return tuple(hashes) if (part_size, value.get("block")) == (PART_SIZE, BLOCK_SIZE) else ()
 
 
 def parse_tree(data: bytes, url: str) -> dict[str, FileEntry]:

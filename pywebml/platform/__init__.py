@@ -125,7 +125,7 @@ class BlobWriter(Protocol):
         """Written bytes. Raises `StoreError` where some are missing."""
 
     async def digest(self, begin: int, end: int) -> str:
-        """SHA-256 of written bytes, lower-case hexadecimal. Raises `StoreError` where some are missing."""
+        """Hash of written bytes, as `parts.part_hash` has it. Raises `StoreError` where some are missing."""
 
     async def discard(self, begin: int, end: int) -> None:
         """Forget written bytes, at least these; whole pieces go, so look at `present` afterwards."""
@@ -251,7 +251,6 @@ class Response(Protocol):
         *,
         offset: int | None = None,
         limit: int | None = None,
-        at_once: bool = False,
     ) -> None:
         """Stream the body into `writer`. What has arrived when the connection breaks is written too.
 
@@ -260,7 +259,6 @@ class Response(Protocol):
             on_bytes: Gets the size of each piece.
             offset: Where the body's first byte belongs; None appends.
             limit: Most bytes to take; a longer body raises `NetworkError`.
-            at_once: The body is small and comes fast, so that it may be written as one piece.
 
         Raises:
             NetworkError: The connection broke.
@@ -268,6 +266,27 @@ class Response(Protocol):
 
     async def close(self) -> None:
         """Give up the rest of the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangePlan:
+    """Ranges of one file that are fetched together, and what every answer has to be.
+
+    Attributes:
+        ranges: (begin, end), in the order in which they are wanted.
+        size: Bytes of the whole file.
+        same: Headers, in lower case, that tell whether an answer is of the same file.
+        hashes: (begin, end, `parts.part_hash`) of bytes that are checked as soon as they are there.
+        stall_seconds: Most that one range may take.
+        slow_seconds: A range that takes longer is the last one.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    size: int
+    same: Mapping[str, str]
+    hashes: tuple[tuple[int, int, str], ...]
+    stall_seconds: float
+    slow_seconds: float
 
 
 class NetworkError(Exception):
@@ -404,6 +423,33 @@ class Platform(Protocol):
 
         Raises:
             NetworkError: No answer.
+        """
+
+    async def fetch_ranges(
+        self,
+        url: str,
+        plan: RangePlan,
+        writer: BlobWriter,
+        on_bytes: Callable[[int], None],
+        *,
+        headers: Mapping[str, str],
+    ) -> Collection[int]:
+        """Fetch ranges of a file into `writer`, as many as come exactly as expected: at the first answer that is not,
+        or where the platform has no way of its own, it is over, and the caller goes on with `request`, which tells
+        what is the matter. A range is written as a whole or not at all.
+
+        Args:
+            url: Absolute.
+            plan: What is wanted.
+            writer: Where to.
+            on_bytes: Gets the size of what has been written, now and then.
+            headers: Of every request.
+
+        Returns:
+            Beginnings of the plan's `hashes` that were right.
+
+        Raises:
+            StoreError: There is no room, or the store cannot be used.
         """
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:

@@ -9,7 +9,7 @@ import asyncio
 import importlib.resources
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -18,7 +18,7 @@ from pyodide.ffi import JsException, create_proxy, to_js
 
 from pywebml.errors import RuntimeStartError
 from pywebml.options import get_configuration
-from pywebml.platform import STALL_SECONDS, BlobKey, BlobWriter, Environment, OutsideFile
+from pywebml.platform import STALL_SECONDS, BlobKey, BlobWriter, Environment, OutsideFile, RangePlan
 from pywebml.platform.browser_errors import abortable, crossing, owned
 from pywebml.platform.browser_sessions import BrowserSessionWorker
 from pywebml.platform.browser_store import (
@@ -97,6 +97,37 @@ class BrowserPlatform:
             raise
         return BrowserResponse(answer, controller)
 
+    async def fetch_ranges(
+        self,
+        url: str,
+        plan: RangePlan,
+        writer: BlobWriter,
+        on_bytes: Callable[[int], None],
+        *,
+        headers: Mapping[str, str],
+    ) -> Collection[int]:
+        """See `Platform.fetch_ranges`. All of it is one call into JavaScript."""
+        if not isinstance(writer, BrowserBlobWriter):
+            raise TypeError("a browser platform fetches into a browser writer")
+        controller = js.AbortController.new()
+        given = {
+            "ranges": plan.ranges,
+            "size": plan.size,
+            "same": dict(plan.same),
+            "hashes": plan.hashes,
+            "stallMs": _milliseconds(plan.stall_seconds),
+            "slowMs": _milliseconds(plan.slow_seconds),
+        }
+        callback = create_proxy(on_bytes)
+        try:
+            fetching = self._bridge.fetchRanges(
+                url, json.dumps(dict(headers)), json.dumps(given), writer.proxy, callback, controller.signal
+            )
+            right: list[int] = json.loads(await abortable(fetching, controller))
+        finally:
+            callback.destroy()
+        return right
+
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
         """See `Platform.lock`."""
         return lock(self._bridge, name)
@@ -157,7 +188,6 @@ class BrowserResponse:
         *,
         offset: int | None = None,
         limit: int | None = None,
-        at_once: bool = False,
     ) -> None:
         """See `Response.save`. The bytes go from the network to IndexedDB without passing through Python."""
         if not isinstance(writer, BrowserBlobWriter):
@@ -165,7 +195,7 @@ class BrowserResponse:
         most = None if limit is None else min(limit, LARGEST_OFFSET)
         callback = create_proxy(on_bytes)
         try:
-            await abortable(self._answer.save(writer.proxy, callback, offset, most, at_once), self._controller)
+            await abortable(self._answer.save(writer.proxy, callback, offset, most), self._controller)
         finally:
             callback.destroy()
 

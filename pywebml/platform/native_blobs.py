@@ -19,6 +19,7 @@ from pywebml.platform import BlobInfo, BlobKey, StoreUsage
 from pywebml.platform.native_drafts import Draft, Ranges, add_range, cut_range, front, has_range
 from pywebml.platform.native_locks import FileLock, discard
 from pywebml.platform.native_store import NO_ROOM, FileStorage
+from pywebml.platform.parts import PartHash
 
 Result = TypeVar("Result")
 
@@ -173,10 +174,10 @@ class FileBlobWriter:
         return await self._storage.call(work)
 
     async def digest(self, begin: int, end: int) -> str:
-        """SHA-256 of written bytes."""
+        """See `BlobWriter.digest`."""
 
         def work() -> str:
-            digest = hashlib.sha256()
+            digest = PartHash()
             self._each_block(begin, end, digest.update)
             return digest.hexdigest()
 

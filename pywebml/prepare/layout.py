@@ -18,6 +18,7 @@ from typing import Any
 
 from pywebml.errors import PrepareError
 from pywebml.hub import PART_SIZE
+from pywebml.platform.parts import BLOCK_SIZE, PartHash
 
 MANIFEST = "manifest.json"
 
@@ -69,7 +70,7 @@ def write_manifest(folder: Path) -> None:
 
 def _entry(path: Path) -> dict[str, Any]:
     """What a manifest says of a file, from one pass over its bytes."""
-    size, whole, part, parts = 0, hashlib.sha256(), hashlib.sha256(), list[str]()
+    size, whole, part, parts = 0, hashlib.sha256(), PartHash(), list[str]()
     with path.open("rb") as file:
         # No block reaches over the end of a part: a part is a whole number of blocks.
         while block := file.read(_BLOCK):
@@ -78,11 +79,11 @@ def _entry(path: Path) -> dict[str, Any]:
             size += len(block)
             if size % PART_SIZE == 0:
                 parts.append(part.hexdigest())
-                part = hashlib.sha256()
+                part = PartHash()
     if size % PART_SIZE:
         parts.append(part.hexdigest())
     entry: dict[str, Any] = {"size": size, "sha256": whole.hexdigest()}
-    return entry | {"parts": {"size": PART_SIZE, "sha256": parts}} if size > PART_SIZE else entry
+    return entry | {"parts": {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": parts}} if size > PART_SIZE else entry
 
 
 @contextmanager

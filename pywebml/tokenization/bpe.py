@@ -7,12 +7,12 @@ off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import chain, repeat
-from operator import add, itemgetter
+from itertools import chain, repeat, starmap
+from operator import add
 from typing import Final, cast
 
 from pywebml.errors import TokenizerError
@@ -25,23 +25,20 @@ class Merges:
     """Which tokens are merged, in the order in which this was learned.
 
     Attributes:
-        left: The first token of each merge.
-        right: The second one.
+        pairs: Both tokens of each merge, with the separator between.
         separator: What is in none of them.
     """
 
-    left: Sequence[str]
-    right: Sequence[str]
+    pairs: Sequence[str]
     separator: str
 
     @cached_property
     def ranks(self) -> Mapping[str, int]:
-        """Both tokens with the separator between, to their place; of equal pairs the last counts.
+        """Each pair to its place; of equal pairs the last counts.
 
         Made when first needed: it is large.
         """
-        pairs = map(add, map(add, self.left, repeat(self.separator)), self.right)
-        return dict(zip(pairs, range(len(self.left)), strict=True))
+        return dict(zip(self.pairs, range(len(self.pairs)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -202,75 +199,79 @@ def read_bpe(fields: Fields) -> BPE:
         TokenizerError: It is malformed.
     """
     vocab = fields.vocabulary("vocab")
-    return checked_bpe(
-        BPE(
-            vocab,
-            read_merges(fields.values("merges"), fields.place_of("merges")),
-            unk_token=fields.optional_string("unk_token"),
-            continuing_subword_prefix=fields.optional_string("continuing_subword_prefix") or "",
-            end_of_word_suffix=fields.optional_string("end_of_word_suffix") or "",
-            fuse_unk=fields.has("fuse_unk") and fields.boolean("fuse_unk"),
-            byte_fallback=fields.has("byte_fallback") and fields.boolean("byte_fallback"),
-            ignore_merges=fields.has("ignore_merges") and fields.boolean("ignore_merges"),
-        ),
-        fields.place_of("merges"),
+    prefix = fields.optional_string("continuing_subword_prefix") or ""
+    return BPE(
+        vocab,
+        read_merges(fields.values("merges"), fields.place_of("merges"), vocab, prefix),
+        unk_token=fields.optional_string("unk_token"),
+        continuing_subword_prefix=prefix,
+        end_of_word_suffix=fields.optional_string("end_of_word_suffix") or "",
+        fuse_unk=fields.has("fuse_unk") and fields.boolean("fuse_unk"),
+        byte_fallback=fields.has("byte_fallback") and fields.boolean("byte_fallback"),
+        ignore_merges=fields.has("ignore_merges") and fields.boolean("ignore_merges"),
     )
 
 
-def read_merges(values: Sequence[object], place: str) -> Merges:
+def read_merges(values: Sequence[object], place: str, vocab: Mapping[str, int], prefix: str) -> Merges:
     """Merges, which are pairs, or strings with a space between.
 
-    Everything here is done at the speed of C: there may be hundreds of thousands.
+    Everything here is done at the speed of C, and as little of it as can be: there may be hundreds of thousands.
+
+    Args:
+        values: What the file has.
+        place: Where that stands, for messages.
+        vocab: Must have what is merged and what that makes.
+        prefix: What tokens inside a word begin with. As much is cut off the second token, whatever it begins with:
+            so does the library.
 
     Raises:
-        TokenizerError: They are malformed.
+        TokenizerError: They are malformed or need a token that the vocabulary lacks.
     """
     kinds = set(map(type, values))
+    cut = len(prefix)
+    tokens: Iterable[str]
     if kinds <= {str}:
-        lines = cast(Sequence[str], values)
-        if any(map(str.startswith, lines[:1], repeat("#version"))) or "\n#version" in "\n".join(lines):
-            lines = [line for line in lines if not line.startswith("#version")]
-        if set(map(str.count, lines, repeat(" "))) - {1}:
+        separator = " "
+        lines = _without_version(cast(Sequence[str], values))
+        if set(map(str.count, lines, repeat(separator))) - {1}:
             raise _no_pair(place)
-        tokens = " ".join(lines).split(" ") if lines else []
-        return Merges(tokens[::2], tokens[1::2], " ")
-    if kinds != {list}:
+        tokens = separator.join(lines).split(separator) if lines else []
+        made = list(map(add, tokens[::2], [token[cut:] for token in tokens[1::2]] if cut else tokens[1::2]))
+    elif kinds == {list}:
+        pairs = cast(list[list[str]], values)
+        separator = " " if " " not in "".join(vocab) else _NO_TEXT
+        try:
+            # What is no string cannot be joined, and what is no pair is not what `add` takes.
+            lines = list(map(separator.join, pairs))
+            made = [left + right[cut:] for left, right in pairs] if cut else list(starmap(add, pairs))
+        except (TypeError, ValueError) as error:
+            if set(map(len, pairs)) != {2}:
+                raise _no_pair(place) from error
+            raise wrong_type(place, "pairs of strings", pairs) from error
+        tokens = chain.from_iterable(pairs)
+    else:
         raise wrong_type(place, "a list of pairs of tokens", values)
-    pairs = cast(list[list[str]], values)
-    if set(map(len, pairs)) != {2}:
-        raise _no_pair(place)
-    if set(map(type, chain.from_iterable(pairs))) != {str}:
-        raise wrong_type(place, "pairs of strings", pairs)
-    every = "".join(chain.from_iterable(pairs))
-    separator = next(mark for mark in _SEPARATORS if mark not in every)
-    return Merges(list(map(itemgetter(0), pairs)), list(map(itemgetter(1), pairs)), separator)
+    missing = set(chain(tokens, made)).difference(vocab)
+    if missing:
+        # What is missing because a part of it is comes after that part.
+        token = min(missing, key=lambda token: (len(token), token))
+        raise TokenizerError(
+            f"{place} needs the token {token!r}, which is not in the vocabulary. The file is damaged.",
+            place=place,
+            token=token,
+        )
+    return Merges(lines, separator)
 
 
-# One of so many is in no token: a token would have to have it.
-_SEPARATORS: Final = (" ", "\n", "\0", *map(chr, range(0xE000, 0xF900)))
+_NO_TEXT: Final = "\ud800"
+"""Half of a surrogate pair: `Fields` sees to it that no token has it."""
+
+
+def _without_version(lines: Sequence[str]) -> Sequence[str]:
+    if any(map(str.startswith, lines[:1], repeat("#version"))) or "\n#version" in "\n".join(lines):
+        return [line for line in lines if not line.startswith("#version")]
+    return lines
 
 
 def _no_pair(place: str) -> TokenizerError:
     return TokenizerError(f"{place} has a merge that is no pair of tokens. The file is damaged.", place=place)
-
-
-def checked_bpe(model: BPE, place: str) -> BPE:
-    """The model, when its vocabulary has all that its merges need.
-
-    Raises:
-        TokenizerError: It lacks something.
-    """
-    known = model.vocab.__contains__
-    left, right = model.merges.left, model.merges.right
-    prefix = model.continuing_subword_prefix
-    # What is cut off the second token is as long as the prefix, whatever it is: so does the library.
-    seconds = right if not prefix else [token[len(prefix) :] for token in right]
-    for tokens in (left, right, list(map(add, left, seconds))):
-        if not all(map(known, tokens)):
-            token = next(token for token in tokens if not known(token))
-            raise TokenizerError(
-                f"{place} needs the token {token!r}, which is not in the vocabulary. The file is damaged.",
-                place=place,
-                token=token,
-            )
-    return model

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 CodePoints: TypeAlias = tuple[tuple[int, int], ...]
@@ -14,8 +17,11 @@ ASCII: Final[CodePoints] = ((0, 0x7F),)
 
 def union(sets: Iterable[CodePoints]) -> CodePoints:
     """What is in any of the sets."""
+    filled = [ranges for ranges in sets if ranges]
+    if len(filled) == 1:
+        return filled[0]
     merged: list[tuple[int, int]] = []
-    for first, last in sorted(pair for ranges in sets for pair in ranges):
+    for first, last in sorted(chain.from_iterable(filled)):
         if merged and first <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(merged[-1][1], last))
         else:
@@ -38,7 +44,15 @@ def complement(ranges: CodePoints) -> CodePoints:
 
 def intersection(left: CodePoints, right: CodePoints) -> CodePoints:
     """What is in both sets."""
-    return complement(union((complement(left), complement(right))))
+    few, many = sorted((left, right), key=len)
+    found: list[tuple[int, int]] = []
+    for first, last in few:
+        # From the first range that does not end before this one begins.
+        index = bisect_left(many, first, key=itemgetter(1))
+        while index < len(many) and many[index][0] <= last:
+            found.append((max(first, many[index][0]), min(last, many[index][1])))
+            index += 1
+    return tuple(found)
 
 
 @lru_cache(128)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
 from typing import Final, TypeGuard, cast
 
 from pywebml.errors import TokenizerError
@@ -18,6 +17,8 @@ _NUMBER_LIMIT: Final = 2**63
 _DEEPEST: Final = 32
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _NESTING: Final[frozenset[type]] = frozenset((dict, list))
+_LARGE: Final = ("vocab", "merges")
+"""What may have hundreds of thousands of values. What reads it takes only plain ones and pairs of them."""
 _KINDS: Final = {
     dict: "an object",
     list: "a list",
@@ -30,13 +31,16 @@ _KINDS: Final = {
 
 
 def _nested(value: object) -> list[object]:
-    """The objects and lists right inside an object or a list."""
-    inner = list(value.values()) if isinstance(value, dict) else value
-    # A vocabulary has tens of thousands of plain values, or pairs of them: passed over without a Python loop.
-    if not isinstance(inner, list):
+    """The objects and lists right inside an object or a list, but for the large ones that cannot nest."""
+    inner: Iterable[object]
+    if isinstance(value, dict):
+        inner = {**value, **dict.fromkeys(_LARGE)}.values()
+    elif isinstance(value, list):
+        inner = value
+    else:
         return []
-    kinds = set(map(type, inner))
-    if _NESTING.isdisjoint(kinds) or (kinds == {list} and _NESTING.isdisjoint(map(type, chain.from_iterable(inner)))):
+    # Where there are many values, they are plain ones: passed over without a Python loop.
+    if _NESTING.isdisjoint(map(type, inner)):
         return []
     return [item for item in inner if isinstance(item, dict | list)]
 

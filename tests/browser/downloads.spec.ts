@@ -13,7 +13,11 @@ const PART = 8 * MB;
 const SOCKETS = 3 * 6 * MB;
 
 /** Bytes per second of one connection: slow enough that parts come at the same time, three of them. */
-const SLOW = 10_000_000;
+const SLOW = 7_000_000;
+
+/** And fast enough that nobody watches them: two long ranges at the same time. */
+const FAST = 40_000_000;
+const LONG_RANGE = 2 * PART;
 
 interface Profile {
   context: BrowserContext;
@@ -115,8 +119,8 @@ class LargeFile {
     return file;
   }
 
-  slow(): Promise<unknown> {
-    return this.#control("faults", { path: this.#path, kind: "slow", value: SLOW });
+  slow(bytesPerSecond = SLOW): Promise<unknown> {
+    return this.#control("faults", { path: this.#path, kind: "slow", value: bytesPerSecond });
   }
 
   /** Mends the server and empties its log. */
@@ -281,6 +285,34 @@ test.describe("a download that dies", () => {
       expect(wanted).toBe(size - kept);
     });
   }
+});
+
+test("of a fast download two ranges at most are fetched again", async ({ profile, server, hub }) => {
+  test.setTimeout(180_000);
+  const size = 300_000_000;
+  const file = await LargeFile.publish(hub, "fast", size);
+  const first = await file.open(profile.context, server.url);
+  await file.slow(FAST);
+  await file.start(first);
+  await file.sent(size / 2);
+  await first.close({ runBeforeUnload: false });
+  await file.quiet();
+  const { sent } = await file.log();
+  await file.reset();
+
+  const second = await file.open(profile.context, server.url);
+  const { kept } = await file.look(second);
+  await file.start(second);
+  expect(await file.outcome(second)).toBe("");
+  const { wanted } = await file.log();
+  await file.expectWhole(second);
+  console.log(
+    `300 MB, fast, its tab is closed: ${megabytes(sent)} sent, ${megabytes(kept)} kept, ` +
+      `${megabytes(sent + wanted - size)} sent twice`,
+  );
+  expect(sent + wanted - size).toBeLessThanOrEqual(2 * LONG_RANGE + SOCKETS);
+  expect(kept).toBeGreaterThan(size / 4);
+  expect(wanted).toBe(size - kept);
 });
 
 test("two tabs at once fetch each byte once", async ({ context, server, hub }) => {

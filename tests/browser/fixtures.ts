@@ -17,11 +17,16 @@ declare global {
 
 interface Fault {
   path: string;
-  kind: "truncate" | "flip" | "status" | "html" | "stall" | "shorter" | "drop" | "gzip" | "etag" | "auth";
-  value?: number | string;
+  /** As the server lists them. */
+  kind: string;
+  value?: unknown;
   times?: number;
+  /** How many requests pass first. */
+  skip?: number;
   /** Only requests that want bytes from here on. */
   from_byte?: number;
+  /** And only such that want bytes before this one. */
+  to_byte?: number;
 }
 
 export class Server {
@@ -71,6 +76,11 @@ export class Server {
       requests: { path: string; range: string }[];
     };
     return log.requests.map(({ path, range }) => ({ path, range }));
+  }
+
+  /** How many requests are being answered. */
+  async active(): Promise<number> {
+    return ((await (await fetch(`${this.url}/__log__`)).json()) as { active: number }).active;
   }
 
   /** Paths asked for since the last reset. */

@@ -16,7 +16,6 @@ interface Saved {
 interface SaveOptions {
   offset?: number | null;
   limit?: number | null;
-  atOnce?: boolean;
   stallMs?: number;
   /** Abort when so many bytes have been reported. */
   abortAt?: number;
@@ -25,7 +24,7 @@ interface SaveOptions {
 /** Saves an answer into a fresh writer, which is left to the next call. */
 function save(page: Page, url: string, options: SaveOptions = {}): Promise<Saved> {
   return page.evaluate(
-    async ([key, url, { offset = null, limit = null, atOnce = false, stallMs = 0, abortAt }]) => {
+    async ([key, url, { offset = null, limit = null, stallMs = 0, abortAt }]) => {
       const controller = new AbortController();
       let reported = 0;
       const onBytes = (count: number) => {
@@ -37,7 +36,7 @@ function save(page: Page, url: string, options: SaveOptions = {}): Promise<Saved
       globalThis.writer = await bridge.openWriter(key, "t");
       const saving = bridge
         .request(url, "GET", {}, 0, controller.signal, stallMs)
-        .then((response) => response.save(writer, onBytes, offset, limit, atOnce));
+        .then((response) => response.save(writer, onBytes, offset, limit));
       const error = await errorOf(saving);
       return { error, present: JSON.parse(await writer.present()), reported };
     },
@@ -49,55 +48,45 @@ async function commit(page: Page): Promise<void> {
   await page.evaluate(() => writer.commit("{}"));
 }
 
-for (const atOnce of [false, true]) {
-  const how = atOnce ? "at once" : "as it comes";
+test("a body is stored as it comes, where it belongs", async ({ bridgePage: page, bytes }) => {
+  const size = 9 * MB + 1;
+  const first = await save(page, bytes.at(0, 3_000_001), { offset: 0 });
+  expect(first).toEqual({ error: undefined, present: [[0, 3_000_001]], reported: 3_000_001 });
+  const reported = await page.evaluate(
+    async (urls) => {
+      let reported = 0;
+      const saves = urls.map(async ([url, offset]) => {
+        const response = await bridge.request(url, "GET", {}, 0, new AbortController().signal);
+        const onBytes = (count: number) => {
+          reported += count;
+        };
+        await response.save(writer, onBytes, offset);
+      });
+      await Promise.all(saves);
+      return reported;
+    },
+    [
+      [bytes.at(6_000_000, size), 6_000_000],
+      [bytes.at(3_000_001, 6_000_000), 3_000_001],
+    ] as [string, number][],
+  );
+  expect(reported).toBe(size - 3_000_001);
+  await commit(page);
+  expect(await sizeOfPattern(page, MODEL)).toBe(size);
+  const sizes = Object.values((await contents(page)).parts)
+    .flat()
+    .map(({ size }) => size);
+  expect(Math.max(...sizes)).toBe(2 * MB);
+});
 
-  test(`a body is stored ${how}, where it belongs`, async ({ bridgePage: page, bytes }) => {
-    const size = 9 * MB + 1;
-    const first = await save(page, bytes.at(0, 3_000_001), { offset: 0, atOnce });
-    expect(first).toEqual({ error: undefined, present: [[0, 3_000_001]], reported: 3_000_001 });
-    const reported = await page.evaluate(
-      async ([urls, atOnce]) => {
-        let reported = 0;
-        const saves = urls.map(async ([url, offset]) => {
-          const response = await bridge.request(url, "GET", {}, 0, new AbortController().signal);
-          const onBytes = (count: number) => {
-            reported += count;
-          };
-          await response.save(writer, onBytes, offset, null, atOnce);
-        });
-        await Promise.all(saves);
-        return reported;
-      },
-      [
-        [
-          [bytes.at(6_000_000, size), 6_000_000],
-          [bytes.at(3_000_001, 6_000_000), 3_000_001],
-        ] as [string, number][],
-        atOnce,
-      ] as const,
-    );
-    expect(reported).toBe(size - 3_000_001);
-    await commit(page);
-    expect(await sizeOfPattern(page, MODEL)).toBe(size);
-    const sizes = Object.values((await contents(page)).parts)
-      .flat()
-      .map(({ size }) => size);
-    expect(Math.max(...sizes)).toBe(atOnce ? 9 * MB + 1 - 6_000_000 : 2 * MB);
-  });
-
-  test(`a body that is longer than it may be is cut off and an error, ${how}`, async ({
-    bridgePage: page,
-    bytes,
-  }) => {
-    const saved = await save(page, bytes.at(0, 500_000), { offset: 0, limit: 499_999, atOnce });
-    expect(saved.error).toMatchObject({ name: "NetworkError", message: expect.stringContaining("499999") });
-    expect(saved.present).toEqual([[0, 499_999]]);
-    expect(saved.reported).toBe(499_999);
-    const exact = await save(page, bytes.at(0, 500_000), { offset: 0, limit: 500_000, atOnce });
-    expect(exact).toMatchObject({ error: undefined, present: [[0, 500_000]] });
-  });
-}
+test("a body that is longer than it may be is cut off and an error", async ({ bridgePage: page, bytes }) => {
+  const saved = await save(page, bytes.at(0, 500_000), { offset: 0, limit: 499_999 });
+  expect(saved.error).toMatchObject({ name: "NetworkError", message: expect.stringContaining("499999") });
+  expect(saved.present).toEqual([[0, 499_999]]);
+  expect(saved.reported).toBe(499_999);
+  const exact = await save(page, bytes.at(0, 500_000), { offset: 0, limit: 500_000 });
+  expect(exact).toMatchObject({ error: undefined, present: [[0, 500_000]] });
+});
 
 test("bodies that are appended come one behind the other", async ({ bridgePage: page, bytes }) => {
   await save(page, bytes.at(0, 3_000_000));
@@ -135,19 +124,6 @@ test("what has arrived when the connection breaks is kept", async ({ bridgePage:
   expect(await sizeOfPattern(page, MODEL)).toBe(9_000_000);
 });
 
-test("a body at once that breaks leaves nothing, and nothing of it is visible", async ({
-  bridgePage: page,
-  bytes,
-}) => {
-  const { error, present } = await save(page, bytes.at(0, 5_000_000, "cut=3000000"), {
-    offset: 0,
-    atOnce: true,
-  });
-  expect(error).toMatchObject({ name: "NetworkError" });
-  expect(present).toEqual([]);
-  expect(await sizeOfPattern(page, MODEL)).toBeUndefined();
-});
-
 test("a connection that falls silent is given up, and says so", async ({ bridgePage: page, bytes }) => {
   const stalled = await save(page, bytes.at(0, 5_000_000, "stall=3000000"), { offset: 0, stallMs: 300 });
   expect(stalled.error).toMatchObject({
@@ -155,15 +131,6 @@ test("a connection that falls silent is given up, and says so", async ({ bridgeP
     message: expect.stringContaining("no byte came in 300 ms"),
   });
   expect(stalled.present).toEqual([[0, 3_000_000]]);
-  const once = await save(page, bytes.at(0, 5_000_000, "stall=3000000"), {
-    offset: 0,
-    stallMs: 300,
-    atOnce: true,
-  });
-  expect(once.error).toMatchObject({
-    name: "NetworkError",
-    message: expect.stringContaining("did not come in 300 ms"),
-  });
   const head = await page.evaluate(
     (url) => errorOf(bridge.request(url, "GET", {}, 200, new AbortController().signal, 60_000)),
     bytes.at(0, 1, "silent"),
@@ -183,18 +150,17 @@ test("an abort stops the traffic and keeps what has arrived", async ({ bridgePag
   expect([present, reported]).toEqual([[[0, 5_000_000]], 5_000_000]);
 });
 
-test("a length that the server does not tell, or tells of packed bytes, is never taken at once", async ({
+test("a body without a length, or a packed one, is stored unpacked and bounded", async ({
   bridgePage: page,
   bytes,
 }) => {
   for (const fault of ["chunked", "gzip"]) {
     const cut = await save(page, bytes.at(0, 5_000_000, fault), {
       offset: 0,
-      atOnce: true,
       limit: 4_000_000,
     });
     expect(cut.error).toMatchObject({ name: "NetworkError" });
-    const saved = await save(page, bytes.at(0, 5_000_000, fault), { offset: 0, atOnce: true });
+    const saved = await save(page, bytes.at(0, 5_000_000, fault), { offset: 0 });
     expect(saved).toEqual({ error: undefined, present: [[0, 5_000_000]], reported: 5_000_000 });
     const sizes = Object.values((await contents(page)).parts)
       .flat()
@@ -376,7 +342,7 @@ async def save(url, writer, **options):
     assert response.redirect_headers == {}
     await response.save(writer, reported.append, **options)
 
-# A stall, then what is missing, at once; too long; cancelled.
+# A stall, then what is missing; too long; cancelled.
 writer = await platform.blobs.open_writer(name, "t")
 try:
     await save("${bytes.at(0, 9_000_000, "stall=3000000")}", writer, offset=0, stall_seconds=0.3)
@@ -395,7 +361,7 @@ try:
 except asyncio.CancelledError:
     pass
 assert await writer.present() == [(0, 5_000_000)]
-await save("${bytes.at(5_000_000, 9_000_000)}", writer, offset=5_000_000, limit=4_000_000, at_once=True)
+await save("${bytes.at(5_000_000, 9_000_000)}", writer, offset=5_000_000, limit=4_000_000)
 await writer.discard(4_000_000, 2**60)
 (_, begin), = await writer.present()
 try:

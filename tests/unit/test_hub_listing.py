@@ -22,6 +22,7 @@ from pywebml.hub.listing import (
     parse_manifest,
     parse_tree,
 )
+from pywebml.platform.parts import BLOCK_SIZE
 
 URL = "https://hub.example/manifest.json"
 A, B, C = (digit * 64 for digit in "abc")
@@ -36,7 +37,7 @@ def manifest(**entry: Any) -> bytes:
 
 
 def test_manifest_gives_size_hash_and_parts() -> None:
-    parts = {"size": PART_SIZE, "sha256": [B, C]}
+    parts = {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B, C]}
     read = parse_manifest(
         json.dumps(
             {
@@ -59,11 +60,13 @@ def test_manifest_gives_size_hash_and_parts() -> None:
 @pytest.mark.parametrize(
     ("size", "parts", "expected"),
     [
-        (PART_SIZE + 1, {"size": PART_SIZE, "sha256": [B, C]}, (B, C)),
-        (PART_SIZE, {"size": PART_SIZE, "sha256": [B]}, (B,)),
-        (0, {"size": PART_SIZE, "sha256": []}, ()),
+        (PART_SIZE + 1, {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B, C]}, (B, C)),
+        (PART_SIZE, {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B]}, (B,)),
+        (0, {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": []}, ()),
         # Of another size: nothing to check by, and nothing wrong.
-        (100, {"size": 50, "sha256": [B, C]}, ()),
+        (100, {"size": 50, "block": BLOCK_SIZE, "sha256": [B, C]}, ()),
+        (PART_SIZE + 1, {"size": PART_SIZE, "block": 4096, "sha256": [B, C]}, ()),
+        (PART_SIZE + 1, {"size": PART_SIZE, "sha256": [B, C]}, ()),
     ],
 )
 def test_parts_of_our_size_are_taken_and_others_passed_over(
@@ -86,11 +89,11 @@ def test_parts_of_our_size_are_taken_and_others_passed_over(
         {"size": -1, "sha256": []},
         {"size": float(PART_SIZE), "sha256": [B, C]},
         {"size": True, "sha256": [B, C]},
-        {"size": PART_SIZE, "sha256": [B]},
-        {"size": PART_SIZE, "sha256": [B, C, C]},
-        {"size": PART_SIZE, "sha256": [B, "c"]},
-        {"size": PART_SIZE, "sha256": [B, None]},
-        {"size": PART_SIZE, "sha256": {"0": B, "1": C}},
+        {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B]},
+        {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B, C, C]},
+        {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B, "c"]},
+        {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": [B, None]},
+        {"size": PART_SIZE, "block": BLOCK_SIZE, "sha256": {"0": B, "1": C}},
         {"size": 1, "sha256": [B, C]},
     ],
 )
@@ -156,7 +159,11 @@ ENTRY = st.fixed_dictionaries(
         "size": st.integers() | JSON,
         "sha256": st.sampled_from([A, B]) | JSON,
         "parts": st.fixed_dictionaries(
-            {"size": st.sampled_from([1, PART_SIZE]) | JSON, "sha256": st.lists(st.sampled_from([A, B]) | JSON)}
+            {
+                "size": st.sampled_from([1, PART_SIZE]) | JSON,
+                "block": st.just(BLOCK_SIZE) | JSON,
+                "sha256": st.lists(st.sampled_from([A, B]) | JSON),
+            }
         )
         | JSON,
     },

@@ -399,6 +399,90 @@ def test_deeply_nested_components_are_refused() -> None:
         build(normalizer=nested)
 
 
+@pytest.mark.parametrize("name", ["vocab", "merges"])
+def test_what_nests_deeply_in_a_model_is_refused(name: str) -> None:
+    nested: list[Any] = []
+    for _ in range(100):
+        nested = [nested]
+    model = {"type": "BPE", "vocab": {"a": 0}, "merges": [], name: nested}
+    with pytest.raises(TokenizerError, match=rf"tokenizer\.json\.model\.{name}"):
+        Tokenizer.from_json(json.dumps({"model": model}).encode())
+
+
+@pytest.mark.parametrize(
+    ("merges", "message"),
+    [
+        ({"a": "b"}, "a list, found an object"),
+        ([1], "a list of pairs"),
+        (["a b", ["a", "b"]], "a list of pairs"),
+        ([{"a": 1, "b": 2}], "a list of pairs"),
+        (["ab"], "no pair"),
+        (["a b c"], "no pair"),
+        (["ab", "a b c"], "no pair"),
+        ([[]], "no pair"),
+        ([["a"]], "no pair"),
+        ([["a", "b"], ["a", "b", "ab"]], "no pair"),
+        ([["a"], ["a", "b", "ab"]], "no pair"),
+        ([["a", 1]], "pairs of strings"),
+        ([[1, 2]], "pairs of strings"),
+        ([["a", None]], "pairs of strings"),
+        ([[["a"], ["b"]]], "pairs of strings"),
+        ([["a", {"b": 1}]], "pairs of strings"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("prefix", [None, "##"])
+def test_malformed_merges_are_refused_with_the_place(merges: object, message: str, prefix: str | None) -> None:
+    with pytest.raises(TokenizerError, match=message) as caught:
+        build_bpe(merges, continuing_subword_prefix=prefix)
+    assert caught.value.details["place"] == "tokenizer.json.model.merges"
+
+
+@pytest.mark.parametrize(
+    ("merges", "prefix", "missing"),
+    [
+        ([["a", "x"]], None, "x"),
+        ([["x", "a"]], None, "x"),
+        ([["b", "a"]], None, "ba"),
+        ([["a b", "c"]], None, "a b"),
+        (["a x"], None, "x"),
+        (["x a"], None, "x"),
+        (["b a"], None, "ba"),
+        ([["b", "##a"]], "##", "ba"),
+        (["b ##a"], "##", "ba"),
+    ],
+    ids=str,
+)
+def test_merges_of_unknown_tokens_are_refused(merges: list[Any], prefix: str | None, missing: str) -> None:
+    with pytest.raises(TokenizerError, match=f"needs the token '{missing}'") as caught:
+        build_bpe(merges, continuing_subword_prefix=prefix)
+    assert caught.value.details == {"place": "tokenizer.json.model.merges", "token": missing}
+
+
+@pytest.mark.parametrize(
+    ("merges", "tokens"),
+    [
+        ([["a", " "], ["a ", "b"]], ["a b", "b"]),
+        # The second is another pair than "a" and " b", though both are "a b" together.
+        ([[" ", "b"], ["a ", "b"]], ["a", " b", "b"]),
+        # Of equal pairs the last counts.
+        ([["a", " "], [" ", "b"], ["a ", "b"], ["a", " "]], ["a", " b", "b"]),
+    ],
+)
+def test_tokens_with_a_space_are_merged(merges: list[list[str]], tokens: list[str]) -> None:
+    tokenizer = build_bpe(merges, "a ", " b", "a b")
+    assert tokenizer.encode("a bb").tokens == tokens
+    assert tokenizer.ids("a bb") == [tokenizer.token_to_id(token) for token in tokens]
+
+
+def build_bpe(merges: object, *tokens: str, **options: Any) -> Tokenizer:
+    """A BPE of the tokens `a`, `b`, `ab`, `c`, a space and others."""
+    vocab = {token: index for index, token in enumerate(("a", "b", "ab", "c", "##a", " ", *tokens))}
+    return Tokenizer.from_json(
+        json.dumps({"model": {"type": "BPE", "vocab": vocab, "merges": merges, **options}}).encode()
+    )
+
+
 @pytest.mark.parametrize(
     "config",
     [

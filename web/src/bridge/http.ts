@@ -104,14 +104,12 @@ export class BridgeResponse {
    *
    * @param offset Where the body's first byte belongs; nothing appends.
    * @param limit Most bytes to take; a longer body is an error.
-   * @param atOnce The body is small and comes fast: it goes to the store in one piece, past the heap.
    */
   async save(
     sink: BlobSink,
     onBytes: (count: number) => void,
     offset: number | null = null,
     limit: number | null = null,
-    atOnce = false,
   ): Promise<void> {
     let at = offset;
     const put = (blob: Blob): Promise<void> => {
@@ -122,17 +120,6 @@ export class BridgeResponse {
       at += blob.size;
       return sink.put(begin, blob);
     };
-    if (atOnce && this.#tellsLength(limit)) {
-      const blob = await this.#blob();
-      const taken = limit === null || blob.size <= limit ? blob : blob.slice(0, limit);
-      // A reference to the network's bytes, not a copy.
-      await put(taken);
-      onBytes(taken.size);
-      if (taken.size < blob.size) {
-        throw this.#tooLong(taken.size);
-      }
-      return;
-    }
     const reports = new Reports(onBytes);
     const pieces = new PieceBuffer(put);
     let room = limit ?? Number.POSITIVE_INFINITY;
@@ -162,28 +149,6 @@ export class BridgeResponse {
     this.#done();
     if (this.#response.body !== null && !this.#response.bodyUsed) {
       await this.#response.body.cancel().catch(() => undefined);
-    }
-  }
-
-  /** Whether the server has bound itself to a length that may be taken. */
-  #tellsLength(limit: number | null): boolean {
-    const text = this.#response.headers.get("content-length");
-    const length = text === null ? Number.NaN : Number(text);
-    return length <= (limit ?? Number.MAX_SAFE_INTEGER) && !this.#response.headers.has("content-encoding");
-  }
-
-  /** The whole body, which the browser keeps outside this heap. Nothing tells how far it is, so all has one time. */
-  async #blob(): Promise<Blob> {
-    const timer = startTimer(this.#stallMs, () =>
-      this.#controller.abort(new Error(`the body did not come in ${this.#stallMs} ms`)),
-    );
-    try {
-      return await this.#response.blob();
-    } catch (error) {
-      throw this.#broken(error);
-    } finally {
-      clearTimeout(timer);
-      this.#done();
     }
   }
 
@@ -277,7 +242,8 @@ class PieceBuffer {
   }
 }
 
-class Reports {
+/** Tells how much has arrived, not too often. */
+export class Reports {
   readonly #onBytes: (count: number) => void;
   #unreported = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -303,7 +269,11 @@ class Reports {
   }
 }
 
-function startTimer(milliseconds: number, ring: () => void): ReturnType<typeof setTimeout> | undefined {
+/** Nothing for 0. */
+export function startTimer(
+  milliseconds: number,
+  ring: () => void,
+): ReturnType<typeof setTimeout> | undefined {
   return milliseconds > 0 ? setTimeout(ring, milliseconds) : undefined;
 }
 

@@ -11,6 +11,7 @@ import { verifySignature } from "./crypto.ts";
 import { type BlobSink, request } from "./http.ts";
 import { takeLock } from "./locks.ts";
 import { type OutsidePiece, type OutsideTarget, outsideFiles, writeOutside } from "./outside.ts";
+import { fetchRanges } from "./ranges.ts";
 import { startSessionWorker } from "./sessions.ts";
 import { openStore, type Store, type StoreWriter } from "./store.ts";
 
@@ -42,6 +43,15 @@ export function createBridge(options: BridgeOptions) {
     environment: (): string => JSON.stringify(environment(options.baseUrl)),
 
     request,
+    fetchRanges: async (
+      url: string,
+      headers: string,
+      plan: string,
+      writer: BridgeWriter,
+      onBytes: (count: number) => void,
+      signal: AbortSignal,
+    ): Promise<string> =>
+      toText(await fetchRanges(url, JSON.parse(headers), JSON.parse(plan), writer, onBytes, signal)),
     verifySignature,
 
     openWriter: async (key: BlobKey, token?: string): Promise<BridgeWriter> =>

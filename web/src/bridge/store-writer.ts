@@ -3,7 +3,7 @@
 import { NamedError } from "../errors.ts";
 import type { BlobKey } from "../protocol.ts";
 import { HashFollower } from "./hash-follower.ts";
-import { HASHED_AT_ONCE, sha256 as sha256Of, threadHasher } from "./hashing.ts";
+import { HASHED_AT_ONCE, partHash, sha256 as sha256Of, threadHasher } from "./hashing.ts";
 import type { Lock } from "./locks.ts";
 import type { Draft } from "./store-draft.ts";
 import { label } from "./store-errors.ts";
@@ -96,14 +96,22 @@ export class StoreWriter {
     return this.#draft.bytes(begin, end);
   }
 
-  /** SHA-256 of written bytes. Throws `StoreError` where some are missing. */
+  /** Hash of written bytes, as `partHash` has it. Throws `StoreError` where some are missing. */
   async digest(begin: number, end: number): Promise<string> {
     this.#checkedByParts = true;
     this.#dropFollower();
     await this.#settle("read", begin, end);
-    return end - begin <= HASHED_AT_ONCE
-      ? sha256Of(await this.#draft.bytes(begin, end))
-      : this.#hashHere(begin, end);
+    return partHash(this.#slices(begin, end));
+  }
+
+  /** Written bytes, read when they are wanted; at least one piece, so that a range that is not there is an error. */
+  *#slices(begin: number, end: number): Generator<Promise<Uint8Array<ArrayBuffer>>> {
+    let from = begin;
+    do {
+      const to = Math.min(from + PIECE_SIZE, end);
+      yield this.#draft.bytes(from, to);
+      from = to;
+    } while (from < end);
   }
 
   /** Forgets written bytes: all pieces that have some of them. */
