@@ -82,8 +82,7 @@ DECODERS: Mapping[str, Mapping[str, Any]] = {
     "gpt_bigcode": _GPT,
     "gpt_neo": {
         **_ENCODER,
-        "num_layers": 2,
-        "num_heads": 4,
+        "num_hidden_layers": 2,
         "attention_types": [[["global", "local"], 1]],
         "window_size": 6,
     },
