@@ -11,7 +11,7 @@ Usage: ./build.sh COMMAND
   demo [--port N] [--check]   set up, build and serve the demo, and print its address;
                               --check: run it once in headless Chromium instead, and report
   test [--only PART]          set up, build and run every check and test; PART: lint, python, node, browser
-  bench [NAME]                measure in Chromium and print the figures; NAME: levels, settings, store, tokenizers
+  bench [NAME]                measure in Chromium and print the figures; NAME: large, levels, settings, store, tokenizers
   build                       set up and build dist/
   serve [--port N]            serve dist/ as it is; also --no-isolation, --csp
   lock                        renew requirements.txt from requirements.in
