@@ -19,22 +19,23 @@ from pywebml.prepare.convert import USEFUL_MODES, Choices, convert
 from pywebml.prepare.parts import Case
 from pywebml.prepare.source import open_checkpoint
 from tests.parity.tiny_models import DECODERS, ENCODERS, write_tiny_checkpoint
-from tests.parity.tiny_signal_models import EVERY, IMAGES, SEQ2SEQ, SOUNDS, write_checkpoint
+from tests.parity.tiny_signal_models import IMAGES, SEQ2SEQ, SOUNDS, write_checkpoint
 from tests.parity.web_runtime import WebRuntime
 
 # Of ONNX Runtime, native and web, on the same numbers: other kernels, another order of sums.
 BETWEEN_RUNTIMES = 0.02
 FAMILIES = {
-    "bert": "token-classification",
-    "llama": "text-generation",
-    "t5": "text2text-generation",
-    "vit": "image-classification",
-    "resnet": "image-classification",
+    **dict.fromkeys(("bert", "deberta-v2", "distilbert", "modernbert", "mpnet", "roberta"), "feature-extraction"),
+    **dict.fromkeys(
+        ("gemma", "gemma3_text", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"), "text-generation"
+    ),
+    **dict.fromkeys(("bart", "marian", "t5"), "text2text-generation"),
+    **dict.fromkeys(("resnet", "vit"), "image-classification"),
+    "vision-encoder-decoder": "image-to-text",
     "clip": "zero-shot-image-classification",
-    "whisper": "automatic-speech-recognition",
-    "wav2vec2": "automatic-speech-recognition",
+    "detr": "object-detection",
+    **dict.fromkeys(("wav2vec2", "whisper"), "automatic-speech-recognition"),
 }
-ALWAYS = ("llama", "t5")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,26 +53,16 @@ def web() -> Iterator[WebRuntime]:
 
 
 def write(folder: Path, name: str, task: str) -> None:
-    text = {"bert": (ENCODERS, "AutoModelForTokenClassification"), "llama": (DECODERS, "AutoModelForCausalLM")}
-    if name in text:
-        configs, auto_class = text[name]
-        write_tiny_checkpoint(folder, name, auto_class, configs[name])
-        return
+    for configs, auto_class in ((ENCODERS, "AutoModel"), (DECODERS, "AutoModelForCausalLM")):
+        if name in configs:
+            write_tiny_checkpoint(folder, name, auto_class, configs[name])
+            return
     tiny: Any = next(configs for configs in (SEQ2SEQ, IMAGES, SOUNDS) if name in configs)
     # Layers that do not make differences larger than they were, as trained ones do not: levels are what is tested.
     write_checkpoint(folder, tiny, name, task, spread=1 / 3)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.skipif(not EVERY and name not in ALWAYS, reason="PYWEBML_EVERY_ARCHITECTURE=1 runs it"),
-        )
-        for name in FAMILIES
-    ],
-)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_level_of_every_part_answers_like_pytorch_in_both_runtimes(
     name: str, tmp_path: Path, web: WebRuntime
 ) -> None:
