@@ -105,6 +105,7 @@ def _run(arguments: argparse.Namespace) -> None:
     limit = None if arguments.external_data is None else parse_size(arguments.external_data)
     # PyTorch and its kin take seconds to import, and only this command needs them.
     from pywebml.prepare.convert import USEFUL_MODES, Choices, convert
+    from pywebml.prepare.layout import model_folder
 
     choices = Choices(
         task=arguments.task,
@@ -115,14 +116,16 @@ def _run(arguments: argparse.Namespace) -> None:
         with_gqa=not arguments.no_gqa,
         jobs=arguments.jobs,
     )
+    name = arguments.model_id or arguments.path.resolve().name if arguments.name is None else arguments.name
     # Before anything is downloaded.
     choices.check()
-    checkpoint, name = _open(arguments)
+    model_folder(arguments.output, name, arguments.revision)
+    checkpoint = _open(arguments)
     with progress() as (log, on_progress):
         convert(
             checkpoint,
             arguments.output,
-            arguments.name or name,
+            name,
             choices,
             revision=arguments.revision,
             log=log,
@@ -130,18 +133,17 @@ def _run(arguments: argparse.Namespace) -> None:
         )
 
 
-def _open(arguments: argparse.Namespace) -> tuple[Checkpoint, str]:
+def _open(arguments: argparse.Namespace) -> Checkpoint:
     from pywebml.prepare.source import download_checkpoint, open_checkpoint
 
     model_id: str | None = arguments.model_id
     if model_id is not None:
         print(f"Taking {model_id} from the Hugging Face hub", flush=True)
-        checkpoint = download_checkpoint(
+        return download_checkpoint(
             model_id, arguments.source_revision or "main", trust_remote_code=arguments.trust_remote_code
         )
-        return checkpoint, model_id
     folder = arguments.path.resolve()
-    return open_checkpoint(folder, f"local folder '{folder.name}'"), folder.name
+    return open_checkpoint(folder, f"local folder '{folder.name}'")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import json
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pywebml.errors import OptionsError
 from pywebml.inspecting import InspectedFile, inspect_url, inspect_what_is_here
@@ -38,7 +37,8 @@ def add_command(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     files = asyncio.run(_inspect(arguments))
     if arguments.json:
-        print(json.dumps(to_plain(files), indent=2, ensure_ascii=False))
+        # Names in files may hold what a terminal obeys, and halves of characters that cannot be written.
+        print(json.dumps(to_plain(files), indent=2))
     else:
         print(to_text(files, max(arguments.largest, 0)))
 
@@ -48,7 +48,7 @@ async def _inspect(arguments: argparse.Namespace) -> list[InspectedFile]:
     if arguments.largest < 0:
         raise OptionsError("--largest needs a number from 0 on.", field="largest", value=arguments.largest)
     platform = await get_platform()
-    is_url = urlsplit(target).scheme in ("http", "https")
+    is_url = target.lower().startswith(("http://", "https://"))
     if arguments.access_token_env is None:
         headers = {}
     elif token := os.environ.get(arguments.access_token_env):

@@ -124,7 +124,7 @@ async def _look_into_one(path: str, size: int, read: Read) -> InspectedFile:
 async def _look_into(path: str, size: int, read: Read) -> InspectedFile:
     begin = await read(0, min(_BEGINNING, size))
     _refuse_other_kinds(begin, size)
-    if looks_like_safetensors(begin, size):
+    if path.endswith(".safetensors") or looks_like_safetensors(begin, size):
         return InspectedFile(path, size, "safetensors", await drive_async(parse_safetensors(size), read))
     return InspectedFile(path, size, "onnx", await drive_async(parse_onnx(size), read))
 

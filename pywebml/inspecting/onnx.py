@@ -23,6 +23,8 @@ MAX_OPERATORS = 10_000
 MAX_DEPTH = 32
 """Of graphs within graphs."""
 MAX_DIMENSIONS = 64
+MAX_NUMBERS = 1 << 62
+"""Of one tensor; sizes are signed, so a negative one is larger."""
 
 DTYPES = {
     1: ("float32", 32),
@@ -411,10 +413,8 @@ class _Reader:
                 yield from self._pair(at, after, external)
             elif number == 14:
                 is_external = value == 1
-        if any(dim > 1 << 62 for dim in dims):
-            raise InspectionError(f"Tensor '{name[:100]}' has a negative or impossible size.", offset=begin)
+        numbers = _numbers(name, dims, begin)
         dtype, bits = DTYPES.get(kind, (f"type {kind}", 0))
-        numbers = math.prod(dims)
         if not is_external:
             return Tensor(name, dtype, tuple(dims), size, parameters=numbers)
         length = external.get("length")
@@ -452,6 +452,7 @@ class _Reader:
                 dims += (yield from self._integers(at, after)) if after > at else [value]
                 if len(dims) > MAX_DIMENSIONS:
                     raise InspectionError(f"A tensor of more than {MAX_DIMENSIONS} dimensions.", offset=begin)
+        _numbers(values.name, dims, begin)
         return Tensor(values.name, values.dtype, tuple(dims), size, parameters=values.parameters)
 
     def _pair(self, begin: int, end: int, into: dict[str, str]) -> Parser[None]:
@@ -513,6 +514,14 @@ class _Reader:
             elif number == 2:
                 found = yield from self._text(at, after)
         return found
+
+
+def _numbers(name: str, dims: Sequence[int], offset: int) -> int:
+    """How many numbers a tensor has."""
+    numbers = math.prod(dims)
+    if numbers > MAX_NUMBERS or any(dim > MAX_NUMBERS for dim in dims):
+        raise InspectionError(f"Tensor '{name[:100]}' has a negative or impossible size.", offset=offset)
+    return numbers
 
 
 def _position(text: str, offset: int) -> int:

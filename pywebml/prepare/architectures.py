@@ -63,16 +63,17 @@ def infer_task(config: PretrainedConfig) -> str:
         ConversionError: The type is unknown, or the class is for something that is not converted.
     """
     tasks = _rows(config.model_type)
-    for name in config.architectures or ():
+    names = [str(name) for name in config.architectures or ()]
+    for name in names:
         ending = next((ending for ending in _TASKS_OF_CLASSES if name.endswith(ending)), None)
         for task in _TASKS_OF_CLASSES.get(ending or "", ()):
             if task in tasks:
                 return task
     raise ConversionError(
         f"config.json does not say what the model is for: its architectures are "
-        f"{', '.join(config.architectures or ()) or 'not given'}. Choose with --task from {', '.join(tasks)}.",
+        f"{', '.join(names) or 'not given'}. Choose with --task from {', '.join(tasks)}.",
         model_type=config.model_type,
-        architectures=list(config.architectures or ()),
+        architectures=names,
     )
 
 

@@ -227,6 +227,11 @@ def compare(path: Path, cases: Sequence[Case], *, threads: int = 0) -> Compariso
             if answer.shape != expected.shape:
                 raise ConversionError(f"{where} with shape {list(answer.shape)}, expected {list(expected.shape)}.")
             kept = np.broadcast_to(case.kept.get(name, np.True_), expected.shape)
+            if not np.isfinite(expected[kept].astype(np.float64)).all():
+                raise ConversionError(
+                    f"PyTorch itself answers on '{case.title}' in {name} with numbers that are not finite. Are weights "
+                    "of the checkpoint damaged, or infinite?"
+                )
             if not np.isfinite(answer[kept].astype(np.float64)).all():
                 raise ConversionError(f"{where} with numbers that are not finite.")
             outputs[name] = _errors(answer, expected, kept)
@@ -260,8 +265,12 @@ def _worst_cosine(ours: NDArray[np.float64], theirs: NDArray[np.float64], kept: 
         if left.size < 2:
             # A single number has no direction.
             continue
-        lengths = float(np.linalg.norm(left) * np.linalg.norm(right))
-        worst = min(worst, float((left * right).sum()) / lengths if lengths > _TINY else 1.0)
+        lengths = float(np.linalg.norm(left)), float(np.linalg.norm(right))
+        if min(lengths) > _TINY:
+            worst = min(worst, float((left * right).sum()) / (lengths[0] * lengths[1]))
+        elif max(lengths) > _TINY:
+            # Nothing where there should be something, or the other way round.
+            worst = min(worst, 0.0)
     return worst
 
 

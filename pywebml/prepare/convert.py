@@ -128,11 +128,13 @@ def convert(
         ConversionError: The model cannot be converted.
         ToleranceError: A file is too far from PyTorch.
         SourceError: The checkpoint's tokenizer is not usable.
-        PrepareError: The name is not allowed, another conversion to the same place is under way, or the disk failed.
+        PrepareError: The name is not allowed, the checkpoint lies in the folder that would be replaced, another
+            conversion to the same place is under way, or the disk failed.
     """
     choices = choices or Choices()
     choices.check()
     target = model_folder(hub, name, revision)
+    _require_another_place(checkpoint.folder, target)
     key = key_of(_identity(checkpoint, choices))
     with WorkFolder(hub, name, revision, key) as work:
         conversion = _Conversion(checkpoint, choices, work, log, on_progress or (lambda *_: None))
@@ -147,6 +149,16 @@ def convert(
         work.discard()
     conversion.say(f"Wrote {target}")
     return target
+
+
+def _require_another_place(source: Path, target: Path) -> None:
+    """What is in the target is replaced, so the checkpoint must not be there."""
+    if target.resolve() in (source.resolve(), *source.resolve().parents):
+        raise PrepareError(
+            f"The checkpoint lies in {target}, which the result would replace. Choose another --output, --name or "
+            "--revision.",
+            path=str(target),
+        )
 
 
 def _identity(checkpoint: Checkpoint, choices: Choices) -> dict[str, Any]:
@@ -315,6 +327,13 @@ class _Conversion:
                 f"{self._checkpoint.origin} has no {TOKENIZER}{self._no_tokenizer}. Save the tokenizer in its fast "
                 "form first: AutoTokenizer.from_pretrained(folder).save_pretrained(folder).",
             )
+        if not takes_text and self._no_tokenizer:
+            self.say(f"There will be no {TOKENIZER}{self._no_tokenizer}")
+        if takes_text:
+            # The cases need it, but they come after the export, which takes long.
+            from pywebml.prepare.exporting.texts import load_tokenizer
+
+            load_tokenizer(self._checkpoint.folder)
 
     def _with_fast_tokenizer(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with `tokenizer.json`, where transformers can make it of the older files."""
@@ -335,6 +354,9 @@ class _Conversion:
                 tokenizer = AutoTokenizer.from_pretrained(
                     staged, local_files_only=True, trust_remote_code=self._choices.trust_remote_code
                 )
+                if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+                    # Of files that it cannot use, transformers may make one that knows nothing.
+                    raise ValueError("it would have no tokens but special ones")
                 tokenizer.backend_tokenizer.save(str(staged / TOKENIZER))
         # Whatever transformers makes of files that it cannot use, or of packages that are missing.
         except Exception as error:

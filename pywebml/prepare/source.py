@@ -32,7 +32,9 @@ TOKENIZER_FILES = (
     "merges.txt",
     "bpe.codes",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
     "tokenizer.model",
     "source.spm",
     "target.spm",
@@ -40,7 +42,16 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-VOCABULARIES = (TOKENIZER, "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+VOCABULARIES = (
+    TOKENIZER,
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "sentencepiece.model",
+    "tokenizer.model",
+)
 """With one of these a folder has a tokenizer."""
 COPIED_FILES = (
     *TOKENIZER_FILES,

@@ -99,6 +99,9 @@ def test_convert_hands_on_its_choices(calls: list[Any], words: tuple[str, ...], 
         (("--modes", "q3"), "Modes q3 cannot be written"),
         (("--opset", "30"), "Opset 30 is not possible"),
         (("--jobs", "0"), "0 jobs are not possible"),
+        (("--name", "../other"), "'../other' cannot be a model's name"),
+        (("--name", ""), "'' cannot be a model's name"),
+        (("--revision", "../other"), "'../other' cannot be a revision"),
     ],
 )
 def test_choices_that_are_not_possible_are_refused_before_anything_is_taken(

@@ -361,3 +361,32 @@ def test_names_from_files_cannot_drive_the_terminal(tmp_path: Path, capsys: pyte
     assert "evil" in output
     assert "\x1b" not in output
     assert "\r" not in output
+
+
+def test_cut_off_safetensors_are_not_taken_for_onnx(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(save({"w": np.ones(100, np.float32)})[:40])
+
+    assert main(["inspect", str(path)]) == 1
+
+    assert "The file ends after 40 bytes" in capsys.readouterr().err
+
+
+def test_names_that_cannot_be_written_or_steer_a_terminal_are_escaped_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = b'{"\\ud800\xc2\x9b2J":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+    assert main(["inspect", "--json", str(path)]) == 0
+
+    output = capsys.readouterr().out
+    assert output.isascii()
+    assert json.loads(output)[0]["tensors"][0]["name"] == "\ud800\x9b2J"
+
+
+def test_damaged_address_is_an_error_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "http://[bad"]) == 1
+
+    assert "HubError" in capsys.readouterr().err

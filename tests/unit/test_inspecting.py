@@ -258,6 +258,8 @@ def test_graphs_in_graphs_have_an_end() -> None:
         (field(2, b"") * 50, "MAX_FIELDS", "fields"),
         (field(5, field(8, b"n" * 50)), "MAX_NAME_BYTES", "A name"),
         (field(5, field(1, b"\x01" * 50)), "MAX_DIMENSIONS", "dimensions"),
+        (field(5, field(1, b"\x14\x14")), "MAX_NUMBERS", "impossible size"),
+        (field(15, field(3, b"\x14\x14")), "MAX_NUMBERS", "impossible size"),
     ],
 )
 def test_limits_hold(monkeypatch: pytest.MonkeyPatch, graph: bytes, limit: str, message: str) -> None:

@@ -78,6 +78,14 @@ def test_single_numbers_and_empty_outputs_have_no_direction(doubling: Path) -> N
     assert found.cases[1].outputs["y"].max_abs_error == 0
 
 
+@pytest.mark.parametrize(("ours", "theirs", "cosine"), [(0.0, 2.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+def test_nothing_in_place_of_something_is_no_small_difference(
+    doubling: Path, ours: float, theirs: float, cosine: float
+) -> None:
+    x, y = np.full((1, 4), ours, np.float32), np.full((1, 4), theirs, np.float32)
+    assert compare(doubling, [case_of(x, y)]).worst_cosine == cosine
+
+
 def test_integers_are_compared_as_numbers(doubling: Path) -> None:
     x = np.array([[1.0, 2.0]], np.float32)
     case = Case("integers", {"x": x}, {"z": np.array([[1, 5]])})
@@ -88,7 +96,9 @@ def test_integers_are_compared_as_numbers(doubling: Path) -> None:
     ("case", "message"),
     [
         (case_of(np.ones((1, 2), np.float32), np.ones((1, 3), np.float32)), r"shape \[1, 2\], expected \[1, 3\]"),
-        (case_of(np.full((1, 2), np.nan, np.float32), np.ones((1, 2), np.float32)), "not finite"),
+        (case_of(np.full((1, 2), np.nan, np.float32), np.ones((1, 2), np.float32)), "^The converted .* not finite"),
+        (case_of(np.ones((1, 2), np.float32), np.full((1, 2), np.nan, np.float32)), "^PyTorch itself .* not finite"),
+        (case_of(np.ones((1, 2), np.float32), np.full((1, 2), np.inf, np.float32)), "^PyTorch itself .* not finite"),
         (Case("c", {"x": np.ones(1, np.float32)}, {"w": np.ones(1)}), r"no output w; it has \['y', 'z'\]"),
         (Case("c", {"wrong": np.ones(1, np.float32)}, {"y": np.ones(1)}), "cannot run .* on 'c'"),
     ],

@@ -323,6 +323,36 @@ def without(tensors: dict[str, torch.Tensor], names: Iterable[str]) -> dict[str,
     return {name: tensor for name, tensor in tensors.items() if name not in dropped}
 
 
+@pytest.mark.parametrize("content", ["{broken", "{}"])
+def test_unusable_tokenizer_is_refused_before_the_export(broken: Path, tmp_path: Path, content: str) -> None:
+    (broken / "tokenizer.json").write_text(content)
+    lines: list[str] = []
+
+    with pytest.raises(SourceError, match=r"tokenizer\.json is not usable"):
+        convert(open_checkpoint(broken, "a test"), tmp_path / "hub", NAME, log=lines.append)
+    assert not [line for line in lines if "Exporting" in line]
+
+
+def test_tokenizer_that_would_know_no_words_is_not_made(broken: Path, tmp_path: Path) -> None:
+    (broken / "tokenizer.json").unlink()
+    (broken / "tokenizer_config.json").unlink()
+    (broken / "vocab.json").write_text("nothing like a vocabulary")
+
+    with pytest.raises(SourceError, match=r"has no tokenizer\.json, and transformers cannot make it of vocab\.json"):
+        try_to_convert(broken, tmp_path / "hub")
+
+
+@pytest.mark.parametrize("place", ["", "weights"])
+def test_checkpoint_is_not_replaced_by_what_is_made_of_it(checkpoint_folder: Path, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "hub" / NAME / REVISION / place
+    shutil.copytree(checkpoint_folder, folder)
+    before = left_in(tmp_path)
+
+    with pytest.raises(PrepareError, match=r"which the result would replace\. Choose another --output"):
+        try_to_convert(folder, tmp_path / "hub")
+    assert left_in(tmp_path) == before
+
+
 def test_missing_weights_are_refused_instead_of_invented(broken: Path, tmp_path: Path) -> None:
     weights = broken / "model.safetensors"
     name = "encoder.layer.1.output.dense.weight"

@@ -32,6 +32,7 @@ from pywebml.prepare.quantizing import quantize
 from pywebml.prepare.source import Checkpoint, open_checkpoint
 from pywebml.prepare.work import WORK
 from tests.onnx_models import model_of, numbers, save, value
+from tests.parity.sentencepiece_models import trained
 
 NAME = "tests/two-parts"
 MODES = ("fp32", "fp16", "q8", "q4")
@@ -427,6 +428,29 @@ def test_model_of_images_needs_no_tokenizer_and_one_of_text_does(
     )
     with pytest.raises(SourceError, match=r"a test has no tokenizer\.json\. Save"):
         run(task="fill-mask")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [("t5", "spiece.model"), ("deberta-v2", "spm.model"), ("camembert", "sentencepiece.bpe.model")],
+)
+def test_pieces_of_sentences_become_a_fast_tokenizer(run: Run, folder: Path, model_type: str, name: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / name).write_bytes(trained("unigram"))
+
+    target = run(modes=("q8",))
+
+    assert json.loads((target / "tokenizer.json").read_text())["model"]["type"] == "Unigram"
+
+
+def test_tokenizer_that_a_model_of_sounds_cannot_have_is_told(folder: Path, hub: Path, exporter: Exporter) -> None:
+    (folder / "config.json").write_text('{"model_type": "wav2vec2"}')
+    (folder / "vocab.json").write_text('{"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5}')
+    lines: list[str] = []
+
+    convert(open_checkpoint(folder, "a test"), hub, NAME, Choices(modes=("q8",)), log=lines.append)
+
+    assert [line for line in lines if "no tokenizer.json, and transformers cannot make it of vocab.json" in line]
 
 
 def test_process_that_is_killed_leaves_what_is_finished(folder: Path, hub: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from pywebml.errors import SourceError
 from pywebml.prepare.quiet import quiet
-from pywebml.prepare.source import open_checkpoint
+from pywebml.prepare.source import VOCABULARIES, open_checkpoint
 from tests.faults.hugging_face import Revision
 from tests.faults.server import FaultServer
 from tests.unit.test_prepare_convert import tiny_bert, tiny_tokenizer, write_checkpoint
@@ -323,6 +323,12 @@ def test_pointer_in_place_of_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with pytest.raises(SourceError, match="Git LFS pointer"):
         open_checkpoint(folder, "a test")
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_every_kind_of_vocabulary_is_taken_along(folder: Path, name: str) -> None:
+    (folder / name).write_text("a vocabulary")
+    assert Path(name) in open_checkpoint(folder, "a test").copied_files()
 
 
 def test_older_tokenizer_files_become_a_fast_tokenizer(tmp_path: Path) -> None:

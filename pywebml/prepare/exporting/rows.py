@@ -14,7 +14,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from pywebml.errors import ConversionError
 from pywebml.prepare.parts import Part
 from pywebml.prepare.quiet import quiet
-from pywebml.prepare.source import Checkpoint
+from pywebml.prepare.source import CONFIG, Checkpoint, read_json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,11 @@ def load_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
             )
     # Whatever transformers makes of a configuration that it does not know or that is wrong.
     except Exception as error:
+        if not trust_remote_code and "auto_map" in read_json_object(folder / CONFIG):
+            raise ConversionError(
+                "This model is made by Python code that the checkpoint brings along. It can do whatever you can: read "
+                "it, and if you trust it, give --trust-remote-code."
+            ) from error
         raise ConversionError(f"transformers cannot use config.json: {error}") from error
     return config
 
@@ -105,7 +110,7 @@ def load_model(folder: Path, config: PretrainedConfig, row: Row, *, trust_remote
     missing = sorted(
         key for key in loaded["missing_keys"] if not any(fragment in key for fragment in row.optional_weights)
     )
-    mismatched = sorted(str(key) for key in loaded["mismatched_keys"])
+    mismatched = sorted(name for name, *_shapes in loaded["mismatched_keys"])
     if missing or mismatched:
         raise ConversionError(
             f"The weights do not fit config.json: {len(missing)} are missing and {len(mismatched)} have another shape, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,19 @@ class Tokens:
     token_type_ids: NDArray[np.int64]
 
 
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        SourceError: `tokenizer.json` is not usable.
+    """
+    try:
+        return Tokenizer.from_file(str(folder / TOKENIZER))
+    # The library raises plain Exception.
+    except Exception as error:
+        raise SourceError(f"{TOKENIZER} is not usable: {error}.", path=TOKENIZER) from error
+
+
 def tokenize(loaded: Loaded, texts: Sequence[Text], *, longest: int = MAX_LENGTH, pad_left: bool = False) -> Tokens:
     """Texts or pairs as the checkpoint's tokenizer gives them.
 
@@ -58,11 +72,7 @@ def tokenize(loaded: Loaded, texts: Sequence[Text], *, longest: int = MAX_LENGTH
     Raises:
         SourceError: `tokenizer.json` is not usable, or knows more tokens than the model.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(loaded.checkpoint.folder / TOKENIZER))
-    # The library raises plain Exception.
-    except Exception as error:
-        raise SourceError(f"{TOKENIZER} is not usable: {error}.", path=TOKENIZER) from error
+    tokenizer = load_tokenizer(loaded.checkpoint.folder)
     pad = padding_token(loaded.config)
     tokenizer.enable_truncation(min(longest, longest_sequence(loaded)))
     tokenizer.enable_padding(
