@@ -170,7 +170,9 @@ def test_cases_of_an_encoder_are_what_the_model_itself_answers(encoder: Written)
         answers = encoder.model()(**{name: torch.from_numpy(feed) for name, feed in case.feeds.items()})
 
     for name, expected in case.expected.items():
-        np.testing.assert_allclose(answers[name].numpy(), expected, rtol=0, atol=1e-4)
+        # At padding, which no one looks at, transformers' kinds of attention differ among themselves.
+        kept = np.broadcast_to(case.kept.get(name, np.ones(1, bool)), expected.shape)
+        np.testing.assert_allclose(answers[name].numpy()[kept], expected[kept], rtol=0, atol=1e-5)
 
 
 def test_decoder_answers_like_pytorch_at_every_step(decoder: Written) -> None:

@@ -82,8 +82,7 @@ DECODERS: Mapping[str, Mapping[str, Any]] = {
     "gpt_bigcode": _GPT,
     "gpt_neo": {
         **_ENCODER,
-        "num_layers": 2,
-        "num_heads": 4,
+        "num_hidden_layers": 2,
         "attention_types": [[["global", "local"], 1]],
         "window_size": 6,
     },
@@ -97,7 +96,19 @@ DECODERS: Mapping[str, Mapping[str, Any]] = {
     "olmo2": _LLAMA,
     "opt": {**_ENCODER, "num_hidden_layers": 2, "ffn_dim": 48, "word_embed_proj_dim": 32},
     "phi": {**_LLAMA, "num_hidden_layers": 1, "num_key_value_heads": 4},
-    "phi3": {**_LLAMA, "num_hidden_layers": 1},
+    "phi3": {
+        **_LLAMA,
+        "num_hidden_layers": 1,
+        # Prompts of the tests are shorter and longer than the original length, which changes all frequencies.
+        "original_max_position_embeddings": 12,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "original_max_position_embeddings": 12,
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [1.0, 2.0, 3.0, 4.0],
+        },
+    },
     "qwen2": {**_LLAMA, **_SLIDING, "use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {**_LLAMA, "num_hidden_layers": 1, "head_dim": 16},
     "smollm3": {**_LLAMA, "no_rope_layers": [1, 0]},

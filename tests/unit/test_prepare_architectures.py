@@ -30,9 +30,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with quiet():
         torch.manual_seed(5)
         BertForMaskedLM(
-            BertConfig(
-                vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-            )
+            BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
         ).save_pretrained(folder)
     return folder
 
@@ -47,6 +45,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("roberta", "RobertaForTokenClassification", "token-classification"),
         ("deberta-v2", "DebertaV2ForQuestionAnswering", "question-answering"),
         ("gpt2", "GPT2LMHeadModel", "text-generation"),
+        ("xlm", "XLMWithLMHeadModel", "fill-mask"),
         ("llama", "LlamaForCausalLM", "text-generation"),
     ],
 )
@@ -127,7 +126,7 @@ def test_code_of_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.M
     # Whoever answers a question of transformers on a terminal would say yes.
     monkeypatch.setattr("builtins.input", lambda *_: "y")
 
-    with pytest.raises(ConversionError, match="cannot use config.json"):
+    with pytest.raises(ConversionError, match=r"cannot use config\.json"):
         export_model(Checkpoint(tmp_path, "a test", ""))
     assert not mark.exists()
 

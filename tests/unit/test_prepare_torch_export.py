@@ -24,7 +24,7 @@ class Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
-        self.linear = nn.Linear(4, 6)
+        self.linear = nn.Linear(4, 80)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.linear(x)
@@ -76,7 +76,7 @@ def test_dimensions_have_the_given_names_and_sizes(written: Path) -> None:
         for value in (*graph.input, *graph.output)
     }
 
-    assert shapes == {"x": ["batch_size", 4], "y": ["batch_size", 6]}
+    assert shapes == {"x": ["batch_size", 4], "y": ["batch_size", 80]}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -105,12 +105,13 @@ def test_the_file_has_the_opset_that_was_asked_for(tmp_path: Path, opset: int) -
 
 
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_export, "MAX_WEIGHT_BYTES", 100)
+    monkeypatch.setattr(torch_export, "MAX_WEIGHT_BYTES", 1000)
     path = tmp_path / "layer.onnx"
     export(Layer(), path)
 
     assert sorted(file.name for file in tmp_path.iterdir()) == ["layer.onnx", "layer.onnx_data"]
-    assert data_path(path).stat().st_size >= 96
+    assert data_path(path).stat().st_size == 4 * 80 * 4
+    assert path.stat().st_size < 4 * 80 * 4
     x = torch.randn(3, 4)
     np.testing.assert_allclose(run(path, x.numpy()), Layer()(x).detach().numpy(), rtol=1e-5, atol=1e-6)
 
@@ -124,17 +125,18 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_what_cannot_be_exported_leaves_no_file(
-    tmp_path: Path, module: nn.Module, changes: dict[str, Any], message: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], module: nn.Module, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConversionError, match=message) as caught:
         export(module, tmp_path / "model.onnx", **changes)
     assert len(caught.value.message.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_number_where_a_dimension_should_vary_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As an exporter does that takes the example's size for a constant.
-    monkeypatch.setattr(torch_export.torch.export.Dim, "DYNAMIC", torch.export.Dim.STATIC)
+    monkeypatch.setattr(torch.export.Dim, "DYNAMIC", torch.export.Dim.STATIC)
 
     with pytest.raises(ConversionError, match=r"'x' the shape \[2, 4\]; expected \['batch_size', 4\]"):
         export(Layer(), tmp_path / "layer.onnx")

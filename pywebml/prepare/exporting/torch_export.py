@@ -6,7 +6,9 @@ The exporter is the one over `torch.export`: the older one over TorchScript is f
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -28,6 +30,7 @@ MIN_OPSET = 18
 """The exporter's own; older ones would need its version converter, which is not reliable."""
 MAX_WEIGHT_BYTES = 1_900_000_000
 """An ONNX file is one protobuf message, which ends at 2 GiB."""
+_SMALL_BYTES = 1024
 
 Dims = Mapping[str, Mapping[int, str]]
 """Name of an input or output to axis to the name of that dimension; all other axes have fixed sizes."""
@@ -65,7 +68,7 @@ def export_module(
     by_star = any(it.kind is it.VAR_POSITIONAL for it in inspect.signature(module.forward).parameters.values())
     try:
         # transformers keeps a list of what PyTorch's exporter cannot follow, and how to say it otherwise.
-        with quiet(), torch.no_grad(), apply_patches("onnx"):
+        with quiet(), _no_prints(), torch.no_grad(), apply_patches("onnx"):
             outputs = module(*example_inputs)
             program = torch.onnx.export(
                 module,
@@ -138,12 +141,22 @@ def check_versions(model: onnx.ModelProto) -> None:
         )
 
 
+@contextmanager
+def _no_prints() -> Iterator[None]:
+    """What the exporter prints when it fails is the graph up to there, several times."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
+
+
 def _write(model: onnx_ir.Model, wished: Mapping[str, Shape], inputs: int, path: Path, opset: int) -> None:
     share_tied(model)
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     outside = sum(tensor.nbytes for tensor in tensors) > MAX_WEIGHT_BYTES
     if outside:
-        model = onnx_ir.external_data.unload_from_model(model, path.parent, data_path(path).name)
+        # Small ones stay, since among them are the shapes and indices that readers look at.
+        model = onnx_ir.external_data.unload_from_model(
+            model, path.parent, data_path(path).name, size_threshold_bytes=_SMALL_BYTES
+        )
     proto = onnx_ir.to_proto(model)
     _strip(proto)
     check_versions(proto)
