@@ -129,8 +129,18 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_tiny_checkpoint(folder: Path, model_type: str, auto_class: str, config: Mapping[str, Any]) -> None:
-    """A checkpoint with the tokenizer from above."""
+def write_tiny_checkpoint(
+    folder: Path, model_type: str, auto_class: str, config: Mapping[str, Any], *, spread: float = 1.0
+) -> None:
+    """A checkpoint with the tokenizer from above.
+
+    Args:
+        folder: Is made.
+        model_type: Of the configuration.
+        auto_class: Of transformers.
+        config: Its entries.
+        spread: Of the weights; with small ones layers do not make differences larger.
+    """
     with quiet():
         torch.manual_seed(7)
         model: PreTrainedModel = getattr(transformers, auto_class).from_config(
@@ -140,6 +150,8 @@ def write_tiny_checkpoint(folder: Path, model_type: str, auto_class: str, config
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.data += 0.1 * torch.randn_like(parameter)
+            else:
+                parameter.data *= spread
         model.save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(

@@ -349,8 +349,8 @@ def _make_uneven(model: PreTrainedModel, spread: float) -> None:
             # Some norms begin at zero, behind which there is nothing to compare.
             weight.data.uniform_(0.8, 1.2)
         else:
-            # Convolutions come in long rows without norms between them that would keep numbers small.
-            gain = spread * (1.5 if weight.ndim == 2 else 1.35)
+            # Long rows of convolutions would make PyTorch's own rounding as large as what the tests allow.
+            gain = spread * (1.5 if weight.ndim == 2 else 1.2)
             weight.data.normal_(std=gain * (len(weight) / weight.numel()) ** 0.5)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 1 and tensor.is_floating_point():
