@@ -114,7 +114,8 @@ def convert(
 
     Args:
         checkpoint: From `open_checkpoint` or `download_checkpoint`.
-        hub: Root of the hub; the files go to `{hub}/{name}/{revision}/`, replacing what is there.
+        hub: Root of the hub; the files go to `{hub}/{name}/{revision}/`, replacing what is there: levels of an earlier
+            conversion that are not made again are gone, and the log names them.
         name: `organisation/name`.
         choices: How to convert.
         revision: In the hub.
@@ -146,6 +147,7 @@ def convert(
                 folder, name=name, revision=revision, model=model, checkpoint=checkpoint, choices=choices, files=files
             )
             write_manifest(folder)
+            conversion.say_what_goes(target, folder)
         work.discard()
     conversion.say(f"Wrote {target}")
     return target
@@ -220,6 +222,12 @@ class _Conversion:
     def say(self, text: str) -> None:
         """One line."""
         self._log(f"[{time.monotonic() - self._started:5.1f} s] {text}")
+
+    def say_what_goes(self, target: Path, folder: Path) -> None:
+        """Of a folder that is about to be replaced, the files that the new one does not have."""
+        gone = sorted(_files_below(target) - _files_below(folder))
+        if gone:
+            self.say(f"Replaces {target}, which also had {', '.join(gone)}")
 
     def _begin(self, title: str) -> None:
         self._on_progress(self._done, self._steps, title)
@@ -503,6 +511,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         old = result.get(name)
         result[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def _files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _link(source: Path, target: Path) -> None:

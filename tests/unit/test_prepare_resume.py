@@ -307,6 +307,22 @@ def test_changed_weights_do_not_use_what_is_kept(
     assert exporter.seen == ["load", *WEIGHTS]
 
 
+def test_files_that_a_second_conversion_does_not_make_again_are_named(
+    run: Run, folder: Path, hub: Path, exporter: Exporter
+) -> None:
+    run()
+    lines: list[str] = []
+
+    for _ in range(2):
+        target = convert(
+            open_checkpoint(folder, "a test"), hub, NAME, Choices(modes=("fp32", "fp16", "q8")), log=lines.append
+        )
+
+    (line,) = [line for line in lines if "Replaces" in line]
+    gone = "onnx/decoder_model_merged_q4.onnx, onnx/encoder_model_q4.onnx"
+    assert line.endswith(f"Replaces {target}, which also had {gone}")
+
+
 def test_only_one_conversion_to_a_place_at_a_time(run: Run, hub: Path) -> None:
     (hub / WORK).mkdir(parents=True)
     lock = FileLock.take(hub / WORK / "tests--two-parts--main.lock")
