@@ -24,7 +24,7 @@ import pywebml
 from pywebml.errors import ConversionError, PrepareError, SourceError
 from pywebml.models.files import DTYPE_SUFFIXES, MAX_EXTERNAL_DATA_FILES, SUBFOLDER
 from pywebml.prepare.compare import MAX_OPSET, Comparison, Tolerance, check_loadable, compare, require
-from pywebml.prepare.layout import folder_in_one_step, model_folder, sha256_of, write_json, write_manifest
+from pywebml.prepare.layout import disk_errors, folder_in_one_step, model_folder, sha256_of, write_json, write_manifest
 from pywebml.prepare.levels_job import LevelJob, lay_out, remove_file, run_level_job, save_cases
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quantizing import LEVELS, quantize
@@ -141,7 +141,7 @@ def convert(
         conversion = _Conversion(checkpoint, choices, work, log, on_progress or (lambda *_: None))
         model = conversion.export()
         files = conversion.make_levels(model)
-        with folder_in_one_step(target) as folder:
+        with folder_in_one_step(target) as folder, disk_errors(target):
             conversion.fill(folder, model, files)
             write_report(
                 folder, name=name, revision=revision, model=model, checkpoint=checkpoint, choices=choices, files=files
@@ -214,8 +214,9 @@ class _Conversion:
         self._done = 0
         self._steps = 0
         self._onnx = work.folder / SUBFOLDER
-        self._onnx.mkdir(exist_ok=True)
-        (work.folder / CASES).mkdir(exist_ok=True)
+        with disk_errors(work.folder):
+            self._onnx.mkdir(exist_ok=True)
+            (work.folder / CASES).mkdir(exist_ok=True)
         self._no_tokenizer = ""
         self._checkpoint = self._with_fast_tokenizer(checkpoint)
 
@@ -295,28 +296,20 @@ class _Conversion:
 
     def _export_part(self, part: Part) -> dict[str, Any]:
         path = self._onnx / f"{part.name}.onnx"
-        remove_file(path)
         self.say(f"Exporting {part.name} to ONNX, opset {self._choices.opset}")
         self._begin(part.name)
-        exported = self._work.folder / "exported" / path.name
-        shutil.rmtree(exported.parent, ignore_errors=True)
-        exported.parent.mkdir()
         try:
-            part.write(exported, self._choices.opset)
-            # Weights that the exporter wrote twice, such as tied ones, are stored once.
-            quantize(exported, path, EXACT)
-            files = lay_out(path, self._choices.external_data)
-            check_loadable(path, sizes=EXACT in self._choices.modes)
+            with disk_errors(path):
+                files = self._write_part(part, path)
             cases = part.cases()
             comparison = compare(path, cases)
         except BaseException:
             remove_file(path)
             raise
-        finally:
-            shutil.rmtree(exported.parent)
         self.say(_summary(path, files, comparison))
         kept = self._work.folder / CASES / f"{part.name}.npz"
-        save_cases(kept, cases)
+        with disk_errors(kept):
+            save_cases(kept, cases)
         values = {
             "inputs": list(part.inputs),
             "outputs": list(part.outputs),
@@ -326,6 +319,21 @@ class _Conversion:
         }
         self._work.finish(f"part {part.name}", [*files, kept], values)
         return values
+
+    def _write_part(self, part: Part, path: Path) -> list[Path]:
+        remove_file(path)
+        exported = self._work.folder / "exported" / path.name
+        shutil.rmtree(exported.parent, ignore_errors=True)
+        exported.parent.mkdir()
+        try:
+            part.write(exported, self._choices.opset)
+            # Weights that the exporter wrote twice, such as tied ones, are stored once.
+            quantize(exported, path, EXACT)
+            files = lay_out(path, self._choices.external_data)
+            check_loadable(path, sizes=EXACT in self._choices.modes)
+            return files
+        finally:
+            shutil.rmtree(exported.parent, ignore_errors=True)
 
     def _check_tokenizer(self, parts: Sequence[Part]) -> None:
         """A model of text needs one; one of images or sounds may do without."""
@@ -353,10 +361,11 @@ class _Conversion:
         from pywebml.prepare.quiet import quiet
 
         staged = self._work.folder / "checkpoint"
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        for path in checkpoint.folder.iterdir():
-            (staged / path.name).symlink_to(path.resolve())
+        with disk_errors(staged):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir()
+            for path in checkpoint.folder.iterdir():
+                (staged / path.name).symlink_to(path.resolve())
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(

@@ -95,16 +95,16 @@ def folder_in_one_step(target: Path) -> Iterator[Path]:
     Raises:
         PrepareError: The disk does not allow it.
     """
-    with _disk_errors(target):
+    with disk_errors(target):
         # Beside the parents that exist already, so that nothing is left of a failure and a rename is enough at the end.
         parent = next(folder for folder in target.parents if folder.is_dir())
         work = Path(tempfile.mkdtemp(prefix=".pywebml-", dir=parent))
     try:
         filled, replaced = work / "new", work / "old"
-        with _disk_errors(target):
+        with disk_errors(target):
             filled.mkdir()
         yield filled
-        with _disk_errors(target):
+        with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rename(replaced)
@@ -119,7 +119,12 @@ def folder_in_one_step(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
+    """What the disk refuses while a file or folder is written becomes an error with its path.
+
+    Raises:
+        PrepareError: In place of an `OSError`.
+    """
     try:
         yield
     except OSError as error:

@@ -5,6 +5,7 @@ The parts are small graphs written here, so that a conversion takes a moment; wh
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -339,6 +340,45 @@ def test_disk_that_cannot_be_written_is_a_named_error(run: Run, hub: Path) -> No
     hub.write_text("a file in the way")
     with pytest.raises(PrepareError, match="Cannot write"):
         run()
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ("pywebml.prepare.work.write_json", "state.json"),
+        ("pywebml.prepare.convert.lay_out", "encoder_model.onnx"),
+        ("pywebml.prepare.convert.save_cases", "encoder_model.npz"),
+        ("pywebml.prepare.levels_job.quantize", "encoder_model_fp16.onnx"),
+        ("pywebml.prepare.convert.shutil.copyfile", "main"),
+        ("pywebml.prepare.convert.write_report", "main"),
+        ("pywebml.prepare.convert.write_manifest", "main"),
+    ],
+)
+def test_full_disk_is_a_named_error_wherever_it_is_noticed(
+    run: Run, hub: Path, monkeypatch: pytest.MonkeyPatch, place: str, path: str
+) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patches:
+        patches.setattr(place, full)
+        with pytest.raises(PrepareError, match=rf"Cannot write .*/{path}: No space left on device\. .*free space"):
+            run()
+    assert not (hub / NAME).exists()
+    assert run() == hub / NAME / "main"
+
+
+def test_full_disk_in_the_exporter_is_a_named_error(
+    run: Run, hub: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    exporter.broken = "encoder_model"
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PrepareError, match=r"Cannot write .*/encoder_model\.onnx: No space left on device"):
+        run()
+    assert not hub.exists()
 
 
 # Processes
