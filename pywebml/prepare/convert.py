@@ -23,8 +23,16 @@ from typing import Any
 import pywebml
 from pywebml.errors import ConversionError, PrepareError, SourceError
 from pywebml.models.files import DTYPE_SUFFIXES, MAX_EXTERNAL_DATA_FILES, SUBFOLDER
-from pywebml.prepare.compare import MAX_OPSET, Comparison, Tolerance, check_loadable, compare, require
-from pywebml.prepare.layout import disk_errors, folder_in_one_step, model_folder, sha256_of, write_json, write_manifest
+from pywebml.prepare.compare import Comparison, Tolerance, check_loadable, compare, require
+from pywebml.prepare.layout import (
+    disk_errors,
+    folder_in_one_step,
+    model_folder,
+    require_no_file,
+    sha256_of,
+    write_json,
+    write_manifest,
+)
 from pywebml.prepare.levels_job import LevelJob, lay_out, remove_file, run_level_job, save_cases
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quantizing import LEVELS, quantize
@@ -32,8 +40,9 @@ from pywebml.prepare.report import PACKAGES, ConvertedFile, write_report
 from pywebml.prepare.source import CONFIG, TOKENIZER, VOCABULARIES, Checkpoint, read_json_object
 from pywebml.prepare.work import WorkFolder, key_of
 
-MIN_OPSET = 18
-"""The exporter's own; older ones would need its version converter, which is not reliable."""
+MIN_OPSET, MAX_OPSET = 18, 25
+"""The exporter's own, and the newest that it writes: for others it needs its version converter, which is not reliable
+for older ones, and gives up on newer ones unless the graph is very simple."""
 DEFAULT_MODES = ("fp32", "q8")
 USEFUL_MODES = tuple(dtype for dtype in LEVELS if dtype not in ("q2", "q2f16"))
 """What `--quantize` writes: few models stay within the tolerance of 2 bits."""
@@ -81,7 +90,7 @@ class Choices:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise ConversionError(
                 f"Opset {self.opset} is not possible: choose one from {MIN_OPSET} to {MAX_OPSET}, which the exporter "
-                "writes and the web runtime loads.",
+                "writes.",
                 opset=self.opset,
             )
         if self.jobs < 1:
@@ -129,12 +138,14 @@ def convert(
         ConversionError: The model cannot be converted.
         ToleranceError: A file is too far from PyTorch.
         SourceError: The checkpoint's tokenizer is not usable.
-        PrepareError: The name is not allowed, the checkpoint lies in the folder that would be replaced, another
-            conversion to the same place is under way, or the disk failed.
+        PrepareError: The name is not allowed, the checkpoint lies in the folder that would be replaced, a file is in
+            its place, another conversion to the same place is under way, or the disk failed.
     """
     choices = choices or Choices()
     choices.check()
     target = model_folder(hub, name, revision)
+    # Now, since the export takes long.
+    require_no_file(target)
     _require_another_place(checkpoint.folder, target)
     key = key_of(_identity(checkpoint, choices))
     with WorkFolder(hub, name, revision, key) as work:

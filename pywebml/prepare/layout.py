@@ -93,8 +93,9 @@ def folder_in_one_step(target: Path) -> Iterator[Path]:
     When the block raises, the folder is removed and `target` is what it was before.
 
     Raises:
-        PrepareError: The disk does not allow it.
+        PrepareError: A file is in the place of the folder, or the disk does not allow it.
     """
+    require_no_file(target)
     with disk_errors(target):
         # Beside the parents that exist already, so that nothing is left of a failure and a rename is enough at the end.
         parent = next(folder for folder in target.parents if folder.is_dir())
@@ -116,6 +117,19 @@ def folder_in_one_step(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def require_no_file(target: Path) -> None:
+    """Refuse to replace what is there when it is no folder, and so was not made by us.
+
+    Raises:
+        PrepareError: It is a file.
+    """
+    if target.exists() and not target.is_dir():
+        raise PrepareError(
+            f"{target} is a file, in the place of a folder to write. Move it away, or choose another place.",
+            path=str(target),
+        )
 
 
 @contextmanager

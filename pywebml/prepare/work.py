@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -121,8 +122,11 @@ class WorkFolder:
     def discard(self) -> None:
         """Remove everything that belongs to this revision, other unfinished conversions to it too."""
         self._state = {}
-        for folder in self._root.glob(f"{self._title}--*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        # The titles of other revisions may begin like this one; only a key may follow it.
+        own = re.compile(re.escape(self._title) + "--[0-9a-f]{16}")
+        for folder in self._root.iterdir():
+            if own.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _tidy(self) -> None:
         """Where nothing is finished nothing stays, not even the folders that were made."""

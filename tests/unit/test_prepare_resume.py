@@ -336,6 +336,29 @@ def test_only_one_conversion_to_a_place_at_a_time(run: Run, hub: Path) -> None:
     run()
 
 
+def test_work_of_other_revisions_stays(run: Run, hub: Path) -> None:
+    key = "0123456789abcdef"
+    for revision in ("main", "main--2"):
+        (hub / WORK / f"tests--two-parts--{revision}--{key}").mkdir(parents=True)
+
+    run()
+
+    assert [path.name for path in (hub / WORK).iterdir() if path.is_dir()] == [f"tests--two-parts--main--2--{key}"]
+
+
+def test_file_in_the_place_of_the_revision_is_not_replaced(run: Run, hub: Path, exporter: Exporter) -> None:
+    file = hub / NAME / "main"
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+
+    with pytest.raises(PrepareError, match=r"two-parts/main is a file, in the place of a folder"):
+        run()
+
+    assert exporter.seen == []
+    assert file.read_text() == "precious"
+    assert left_in(hub) == [f"{NAME}/main"]
+
+
 def test_disk_that_cannot_be_written_is_a_named_error(run: Run, hub: Path) -> None:
     hub.write_text("a file in the way")
     with pytest.raises(PrepareError, match="Cannot write"):
