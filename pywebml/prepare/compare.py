@@ -32,7 +32,9 @@ class Tolerance:
     Attributes:
         max_abs_error: Of any number that counts.
         max_rel_error: The same, in parts of the largest number of the output.
-        min_cosine: Of any row of a batch; of hidden states, of their mean over the tokens that count.
+        min_cosine: Of any row of a batch. Of an output of three dimensions, whatever its name, where positions count
+            as a whole (hidden states, logits of tokens): of the mean of its vectors over the positions that count. Of
+            any other: of its numbers that count, as one long vector. Outputs of one dimension have none.
     """
 
     max_abs_error: float | None = None
@@ -270,7 +272,7 @@ def _worst_cosine(ours: NDArray[np.float64], theirs: NDArray[np.float64], kept: 
     for row in range(len(ours)):
         left, right, counts = ours[row], theirs[row], kept[row]
         if ours.ndim == 3 and not counts.all() and bool((counts == counts[:, :1]).all()):
-            # Whole tokens count or not: as a sentence's embedding, their mean.
+            # Whole positions count or not: as of a sentence's embedding, their mean.
             left, right = left[counts[:, 0]].mean(axis=0), right[counts[:, 0]].mean(axis=0)
         elif ours.ndim == 3 and counts.all():
             left, right = left.mean(axis=0), right.mean(axis=0)

@@ -234,6 +234,7 @@ def test_card_names_the_licence_and_the_command(converted: Path) -> None:
 
     assert card.startswith("---\nlicense: mit\n")
     assert "--name tests/tiny-bert --revision v1.0.0" in card
+    assert "such as hidden states or logits of tokens: of the mean over the positions;" in card
 
 
 def test_same_checkpoint_gives_same_bytes(converted: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
