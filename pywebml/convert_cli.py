@@ -61,7 +61,7 @@ def add_command(commands: Any) -> None:
         type=int,
         default=DEFAULT_OPSET,
         metavar="N",
-        help="version of ONNX's operators (default: %(default)s)",
+        help="version of ONNX's operators, 18 to 25 (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="HUB", help="root of the hub")
     parser.add_argument("--name", metavar="ORG/NAME", help="in the hub (default: that of the source)")

@@ -16,7 +16,7 @@ from pywebml.errors import ConversionError, InspectionError, ToleranceError
 from pywebml.inspecting import OnnxFile, drive, parse_onnx
 from pywebml.prepare.parts import Case
 
-MAX_OPSET, MAX_IR_VERSION = 26, 13
+WEB_OPSET, WEB_IR_VERSION = 26, 13
 """The newest that onnxruntime-web 1.30 loads."""
 MAX_FILE_BYTES = 2**31 - 1
 """Of one file: an `.onnx` file is one protobuf message, and a browser's buffers end there too."""
@@ -32,7 +32,9 @@ class Tolerance:
     Attributes:
         max_abs_error: Of any number that counts.
         max_rel_error: The same, in parts of the largest number of the output.
-        min_cosine: Of any row of a batch; of hidden states, of their mean over the tokens that count.
+        min_cosine: Of any row of a batch. Of an output of three dimensions, whatever its name, where positions count
+            as a whole (hidden states, logits of tokens): of the mean of its vectors over the positions that count. Of
+            any other: of its numbers that count, as one long vector. Outputs of one dimension have none.
     """
 
     max_abs_error: float | None = None
@@ -153,6 +155,26 @@ def data_files(path: Path, description: OnnxFile) -> list[Path]:
     return files
 
 
+def check_versions(path: Path, opset: int, ir_version: int) -> None:
+    """Refuse versions that the web runtime would refuse.
+
+    Args:
+        path: Of the `.onnx` file, for the message.
+        opset: Of the standard operators.
+        ir_version: Of the file format.
+
+    Raises:
+        ConversionError: One is too new, or the opset is missing.
+    """
+    if not 0 < opset <= WEB_OPSET or ir_version > WEB_IR_VERSION:
+        raise ConversionError(
+            f"{path.name} has opset {opset} and IR version {ir_version}; the web runtime loads up to opset {WEB_OPSET} "
+            f"and IR version {WEB_IR_VERSION}. Choose a lower --opset.",
+            opset=opset,
+            ir_version=ir_version,
+        )
+
+
 def check_loadable(path: Path, *, sizes: bool = True) -> OnnxFile:
     """Refuse what the web runtime would refuse.
 
@@ -164,13 +186,7 @@ def check_loadable(path: Path, *, sizes: bool = True) -> OnnxFile:
         ConversionError: Operators or file format are too new, or the files too large.
     """
     description = read_description(path)
-    if not 0 < description.opset <= MAX_OPSET or description.ir_version > MAX_IR_VERSION:
-        raise ConversionError(
-            f"{path.name} has opset {description.opset} and IR version {description.ir_version}; the web runtime "
-            f"loads up to opset {MAX_OPSET} and IR version {MAX_IR_VERSION}. Choose a lower --opset.",
-            opset=description.opset,
-            ir_version=description.ir_version,
-        )
+    check_versions(path, description.opset, description.ir_version)
     all_files = [path, *data_files(path, description)]
     largest = max(all_files, key=lambda file: file.stat().st_size)
     if sizes and largest.stat().st_size > MAX_FILE_BYTES:
@@ -256,7 +272,7 @@ def _worst_cosine(ours: NDArray[np.float64], theirs: NDArray[np.float64], kept: 
     for row in range(len(ours)):
         left, right, counts = ours[row], theirs[row], kept[row]
         if ours.ndim == 3 and not counts.all() and bool((counts == counts[:, :1]).all()):
-            # Whole tokens count or not: as a sentence's embedding, their mean.
+            # Whole positions count or not: as of a sentence's embedding, their mean.
             left, right = left[counts[:, 0]].mean(axis=0), right[counts[:, 0]].mean(axis=0)
         elif ours.ndim == 3 and counts.all():
             left, right = left.mean(axis=0), right.mean(axis=0)

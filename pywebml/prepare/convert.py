@@ -23,8 +23,16 @@ from typing import Any
 import pywebml
 from pywebml.errors import ConversionError, PrepareError, SourceError
 from pywebml.models.files import DTYPE_SUFFIXES, MAX_EXTERNAL_DATA_FILES, SUBFOLDER
-from pywebml.prepare.compare import MAX_OPSET, Comparison, Tolerance, check_loadable, compare, require
-from pywebml.prepare.layout import folder_in_one_step, model_folder, sha256_of, write_json, write_manifest
+from pywebml.prepare.compare import Comparison, Tolerance, check_loadable, compare, require
+from pywebml.prepare.layout import (
+    disk_errors,
+    folder_in_one_step,
+    model_folder,
+    require_no_file,
+    sha256_of,
+    write_json,
+    write_manifest,
+)
 from pywebml.prepare.levels_job import LevelJob, lay_out, remove_file, run_level_job, save_cases
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quantizing import LEVELS, quantize
@@ -32,8 +40,9 @@ from pywebml.prepare.report import PACKAGES, ConvertedFile, write_report
 from pywebml.prepare.source import CONFIG, TOKENIZER, VOCABULARIES, Checkpoint, read_json_object
 from pywebml.prepare.work import WorkFolder, key_of
 
-MIN_OPSET = 18
-"""The exporter's own; older ones would need its version converter, which is not reliable."""
+MIN_OPSET, MAX_OPSET = 18, 25
+"""The exporter's own, and the newest that it writes: for others it needs its version converter, which is not reliable
+for older ones, and gives up on newer ones unless the graph is very simple."""
 DEFAULT_MODES = ("fp32", "q8")
 USEFUL_MODES = tuple(dtype for dtype in LEVELS if dtype not in ("q2", "q2f16"))
 """What `--quantize` writes: few models stay within the tolerance of 2 bits."""
@@ -81,7 +90,7 @@ class Choices:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise ConversionError(
                 f"Opset {self.opset} is not possible: choose one from {MIN_OPSET} to {MAX_OPSET}, which the exporter "
-                "writes and the web runtime loads.",
+                "writes.",
                 opset=self.opset,
             )
         if self.jobs < 1:
@@ -114,7 +123,8 @@ def convert(
 
     Args:
         checkpoint: From `open_checkpoint` or `download_checkpoint`.
-        hub: Root of the hub; the files go to `{hub}/{name}/{revision}/`, replacing what is there.
+        hub: Root of the hub; the files go to `{hub}/{name}/{revision}/`, replacing what is there: levels of an earlier
+            conversion that are not made again are gone, and the log names them.
         name: `organisation/name`.
         choices: How to convert.
         revision: In the hub.
@@ -128,24 +138,27 @@ def convert(
         ConversionError: The model cannot be converted.
         ToleranceError: A file is too far from PyTorch.
         SourceError: The checkpoint's tokenizer is not usable.
-        PrepareError: The name is not allowed, the checkpoint lies in the folder that would be replaced, another
-            conversion to the same place is under way, or the disk failed.
+        PrepareError: The name is not allowed, the checkpoint lies in the folder that would be replaced, a file is in
+            its place, another conversion to the same place is under way, or the disk failed.
     """
     choices = choices or Choices()
     choices.check()
     target = model_folder(hub, name, revision)
+    # Now, since the export takes long.
+    require_no_file(target)
     _require_another_place(checkpoint.folder, target)
     key = key_of(_identity(checkpoint, choices))
     with WorkFolder(hub, name, revision, key) as work:
         conversion = _Conversion(checkpoint, choices, work, log, on_progress or (lambda *_: None))
         model = conversion.export()
         files = conversion.make_levels(model)
-        with folder_in_one_step(target) as folder:
+        with folder_in_one_step(target) as folder, disk_errors(target):
             conversion.fill(folder, model, files)
             write_report(
                 folder, name=name, revision=revision, model=model, checkpoint=checkpoint, choices=choices, files=files
             )
             write_manifest(folder)
+            conversion.say_what_goes(target, folder)
         work.discard()
     conversion.say(f"Wrote {target}")
     return target
@@ -212,14 +225,21 @@ class _Conversion:
         self._done = 0
         self._steps = 0
         self._onnx = work.folder / SUBFOLDER
-        self._onnx.mkdir(exist_ok=True)
-        (work.folder / CASES).mkdir(exist_ok=True)
+        with disk_errors(work.folder):
+            self._onnx.mkdir(exist_ok=True)
+            (work.folder / CASES).mkdir(exist_ok=True)
         self._no_tokenizer = ""
         self._checkpoint = self._with_fast_tokenizer(checkpoint)
 
     def say(self, text: str) -> None:
         """One line."""
         self._log(f"[{time.monotonic() - self._started:5.1f} s] {text}")
+
+    def say_what_goes(self, target: Path, folder: Path) -> None:
+        """Of a folder that is about to be replaced, the files that the new one does not have."""
+        gone = sorted(_files_below(target) - _files_below(folder))
+        if gone:
+            self.say(f"Replaces {target}, which also had {', '.join(gone)}")
 
     def _begin(self, title: str) -> None:
         self._on_progress(self._done, self._steps, title)
@@ -287,28 +307,20 @@ class _Conversion:
 
     def _export_part(self, part: Part) -> dict[str, Any]:
         path = self._onnx / f"{part.name}.onnx"
-        remove_file(path)
         self.say(f"Exporting {part.name} to ONNX, opset {self._choices.opset}")
         self._begin(part.name)
-        exported = self._work.folder / "exported" / path.name
-        shutil.rmtree(exported.parent, ignore_errors=True)
-        exported.parent.mkdir()
         try:
-            part.write(exported, self._choices.opset)
-            # Weights that the exporter wrote twice, such as tied ones, are stored once.
-            quantize(exported, path, EXACT)
-            files = lay_out(path, self._choices.external_data)
-            check_loadable(path, sizes=EXACT in self._choices.modes)
+            with disk_errors(path):
+                files = self._write_part(part, path)
             cases = part.cases()
             comparison = compare(path, cases)
         except BaseException:
             remove_file(path)
             raise
-        finally:
-            shutil.rmtree(exported.parent)
         self.say(_summary(path, files, comparison))
         kept = self._work.folder / CASES / f"{part.name}.npz"
-        save_cases(kept, cases)
+        with disk_errors(kept):
+            save_cases(kept, cases)
         values = {
             "inputs": list(part.inputs),
             "outputs": list(part.outputs),
@@ -318,6 +330,21 @@ class _Conversion:
         }
         self._work.finish(f"part {part.name}", [*files, kept], values)
         return values
+
+    def _write_part(self, part: Part, path: Path) -> list[Path]:
+        remove_file(path)
+        exported = self._work.folder / "exported" / path.name
+        shutil.rmtree(exported.parent, ignore_errors=True)
+        exported.parent.mkdir()
+        try:
+            part.write(exported, self._choices.opset)
+            # Weights that the exporter wrote twice, such as tied ones, are stored once.
+            quantize(exported, path, EXACT)
+            files = lay_out(path, self._choices.external_data)
+            check_loadable(path, sizes=EXACT in self._choices.modes)
+            return files
+        finally:
+            shutil.rmtree(exported.parent, ignore_errors=True)
 
     def _check_tokenizer(self, parts: Sequence[Part]) -> None:
         """A model of text needs one; one of images or sounds may do without."""
@@ -345,10 +372,11 @@ class _Conversion:
         from pywebml.prepare.quiet import quiet
 
         staged = self._work.folder / "checkpoint"
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir()
-        for path in checkpoint.folder.iterdir():
-            (staged / path.name).symlink_to(path.resolve())
+        with disk_errors(staged):
+            shutil.rmtree(staged, ignore_errors=True)
+            staged.mkdir()
+            for path in checkpoint.folder.iterdir():
+                (staged / path.name).symlink_to(path.resolve())
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(
@@ -503,6 +531,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         old = result.get(name)
         result[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def _files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _link(source: Path, target: Path) -> None:

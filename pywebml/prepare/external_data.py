@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pywebml.errors import ConversionError
@@ -52,15 +51,3 @@ def merge(path: Path, target: Path) -> list[Path]:
     """
     with open_graph(path) as graph:
         return graph.write(target)
-
-
-def external_data_config(counts: Mapping[str, int]) -> dict[str, int]:
-    """The value of `use_external_data_format` in `transformers.js_config`.
-
-    Args:
-        counts: Name of an `.onnx` file, such as `decoder_model_merged_q4.onnx`, to the number of its data files.
-
-    Returns:
-        The same without files that have none; empty when the entry is not needed at all.
-    """
-    return {name: count for name, count in sorted(counts.items()) if count > 0}

@@ -93,18 +93,19 @@ def folder_in_one_step(target: Path) -> Iterator[Path]:
     When the block raises, the folder is removed and `target` is what it was before.
 
     Raises:
-        PrepareError: The disk does not allow it.
+        PrepareError: A file is in the place of the folder, or the disk does not allow it.
     """
-    with _disk_errors(target):
+    require_no_file(target)
+    with disk_errors(target):
         # Beside the parents that exist already, so that nothing is left of a failure and a rename is enough at the end.
         parent = next(folder for folder in target.parents if folder.is_dir())
         work = Path(tempfile.mkdtemp(prefix=".pywebml-", dir=parent))
     try:
         filled, replaced = work / "new", work / "old"
-        with _disk_errors(target):
+        with disk_errors(target):
             filled.mkdir()
         yield filled
-        with _disk_errors(target):
+        with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rename(replaced)
@@ -118,8 +119,26 @@ def folder_in_one_step(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def require_no_file(target: Path) -> None:
+    """Refuse to replace what is there when it is no folder, and so was not made by us.
+
+    Raises:
+        PrepareError: It is a file.
+    """
+    if target.exists() and not target.is_dir():
+        raise PrepareError(
+            f"{target} is a file, in the place of a folder to write. Move it away, or choose another place.",
+            path=str(target),
+        )
+
+
 @contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
+    """What the disk refuses while a file or folder is written becomes an error with its path.
+
+    Raises:
+        PrepareError: In place of an `OSError`.
+    """
     try:
         yield
     except OSError as error:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pywebml.prepare import external_data
 from pywebml.prepare.compare import MAX_FILE_BYTES, check_loadable, compare, data_files, read_description
+from pywebml.prepare.layout import disk_errors
 from pywebml.prepare.parts import Case
 from pywebml.prepare.quantizing import quantize
 
@@ -51,7 +52,13 @@ def run_level_job(job: LevelJob) -> dict[str, Any]:
 
     Raises:
         ConversionError: The level cannot be made.
+        PrepareError: The disk does not allow it.
     """
+    with disk_errors(job.target):
+        return _made(job)
+
+
+def _made(job: LevelJob) -> dict[str, Any]:
     remove_file(job.target)
     try:
         quantized = quantize(job.source, job.target, job.dtype)

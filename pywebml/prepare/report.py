@@ -204,8 +204,9 @@ def _card(
             "",
             "Errors are against PyTorch in float32 on padded batches, where the mask keeps: the largest difference of "
             "any number, the same in parts of the output's largest number, and the smallest cosine of any row of a "
-            "batch (of hidden states: of their mean, as a sentence's embedding). `report.json` has them for every "
-            "case and output.",
+            "batch (of outputs with a vector per position, such as hidden states or logits of tokens: of the mean over "
+            "the positions; of others: of all numbers as one vector). `report.json` has them for every case and "
+            "output.",
             "",
             "```",
             command,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from pywebml.errors import PrepareError
 from pywebml.platform.native_locks import FileLock
-from pywebml.prepare.layout import sha256_of, write_json
+from pywebml.prepare.layout import disk_errors, sha256_of, write_json
 
 WORK = ".pywebml-work"
 STATE = "state.json"
@@ -100,23 +101,32 @@ class WorkFolder:
             step: Its name.
             files: What it has written into the folder.
             values: Plain data, for the next time.
+
+        Raises:
+            PrepareError: The disk does not allow it; the step is not done then.
         """
-        self._state[step] = {
-            "files": {
-                path.relative_to(self.folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
-                for path in files
-            },
-            "values": values,
-        }
         part = self.folder / f"{STATE}.part"
-        write_json(part, self._state)
-        part.replace(self.folder / STATE)
+        with disk_errors(self.folder / STATE):
+            entry = {
+                "files": {
+                    path.relative_to(self.folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+                    for path in files
+                },
+                "values": values,
+            }
+            state = {**self._state, step: entry}
+            write_json(part, state)
+            part.replace(self.folder / STATE)
+        self._state = state
 
     def discard(self) -> None:
         """Remove everything that belongs to this revision, other unfinished conversions to it too."""
         self._state = {}
-        for folder in self._root.glob(f"{self._title}--*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        # The titles of other revisions may begin like this one; only a key may follow it.
+        own = re.compile(re.escape(self._title) + "--[0-9a-f]{16}")
+        for folder in self._root.iterdir():
+            if own.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _tidy(self) -> None:
         """Where nothing is finished nothing stays, not even the folders that were made."""

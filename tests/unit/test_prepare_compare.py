@@ -58,7 +58,7 @@ def test_padding_does_not_count(doubling: Path) -> None:
     assert compare(doubling, [case_of(x, y)]).max_abs_error == 98
 
 
-def test_cosine_of_hidden_states_is_that_of_their_mean_over_tokens(doubling: Path) -> None:
+def test_cosine_of_three_dimensions_is_that_of_the_mean_over_positions(doubling: Path) -> None:
     x = numbers(1, 3, 4)
     y = (2 * x)[:, ::-1]
     kept = np.array([[[True], [False], [True]]])
@@ -66,6 +66,18 @@ def test_cosine_of_hidden_states_is_that_of_their_mean_over_tokens(doubling: Pat
     # The same tokens in another order: the mean is the same, and so is the sentence's embedding.
     assert compare(doubling, [case_of(x, y, kept)]).worst_cosine == pytest.approx(1)
     assert compare(doubling, [case_of(x, y)]).worst_cosine == pytest.approx(1)
+
+
+def test_cosine_of_other_shapes_is_that_of_all_numbers_of_a_row_that_count(doubling: Path) -> None:
+    x = numbers(2, 3, 4, 5)
+    y = 2 * x
+    y[1, 2] = 0
+    kept = np.ones((2, 3, 4, 5), bool)
+
+    expected = np.linalg.norm(x[1, :2]) / np.linalg.norm(x[1])
+    assert compare(doubling, [case_of(x, y, kept)]).worst_cosine == pytest.approx(float(expected))
+    kept[1, 2] = False
+    assert compare(doubling, [case_of(x, y, kept)]).worst_cosine == pytest.approx(1)
 
 
 def test_single_numbers_and_empty_outputs_have_no_direction(doubling: Path) -> None:

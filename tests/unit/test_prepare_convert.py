@@ -29,7 +29,7 @@ from transformers import (
 
 from pywebml.errors import ConversionError, PrepareError, SourceError
 from pywebml.prepare.architectures import export_model
-from pywebml.prepare.convert import Choices, convert
+from pywebml.prepare.convert import MAX_OPSET, Choices, convert
 from pywebml.prepare.exporting.texts import SENTENCES
 from pywebml.prepare.quantizing import quantize
 from pywebml.prepare.quiet import quiet
@@ -234,6 +234,7 @@ def test_card_names_the_licence_and_the_command(converted: Path) -> None:
 
     assert card.startswith("---\nlicense: mit\n")
     assert "--name tests/tiny-bert --revision v1.0.0" in card
+    assert "such as hidden states or logits of tokens: of the mean over the positions;" in card
 
 
 def test_same_checkpoint_gives_same_bytes(converted: Path, checkpoint_folder: Path, tmp_path: Path) -> None:
@@ -392,7 +393,7 @@ def test_unknown_type_is_refused(broken: Path, tmp_path: Path) -> None:
     ("choices", "message"),
     [
         ({"opset": 17}, "Opset 17 is not possible"),
-        ({"opset": 27}, "Opset 27 is not possible"),
+        ({"opset": 26}, "Opset 26 is not possible: choose one from 18 to 25"),
         ({"modes": ("fp32", "q3")}, "Modes q3 cannot be written"),
         ({"modes": ()}, "cannot be written"),
         ({"jobs": 0}, "0 jobs are not possible"),
@@ -406,6 +407,13 @@ def test_choices_that_are_not_possible_are_refused(
     with pytest.raises(ConversionError, match=message):
         try_to_convert(checkpoint_folder, tmp_path, **choices)
     assert left_in(tmp_path) == []
+
+
+def test_the_newest_opset_that_is_offered_can_be_written(checkpoint_folder: Path, tmp_path: Path) -> None:
+    try_to_convert(checkpoint_folder, tmp_path, opset=MAX_OPSET, modes=("fp32", "q4f16"))
+
+    report = json.loads((tmp_path / NAME / REVISION / "report.json").read_text())
+    assert [row["opset"] for row in report["files"]] == [MAX_OPSET, MAX_OPSET]
 
 
 @pytest.mark.parametrize("name", ["../tiny", "tests/..", "/tiny", "a/b/c", "", ".hidden", "a\\b"])

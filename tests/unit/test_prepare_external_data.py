@@ -14,7 +14,7 @@ from onnx import helper
 
 from pywebml.errors import ConversionError, PrepareError, SourceError
 from pywebml.prepare import graph as graph_module
-from pywebml.prepare.external_data import external_data_config, merge, split
+from pywebml.prepare.external_data import merge, split
 from pywebml.prepare.graph import open_graph
 from tests.onnx_models import branching_model, model_of, numbers, save, value
 
@@ -205,9 +205,3 @@ def test_same_model_gives_same_bytes(tmp_path: Path) -> None:
             files = graph.write(path, shard_bytes=10_000)
         contents.append([file.read_bytes() for file in files])
     assert contents[0] == contents[1]
-
-
-def test_config_names_the_files_that_have_data() -> None:
-    counts = {"model.onnx": 3, "model_q4.onnx": 1, "model_quantized.onnx": 0}
-    assert external_data_config(counts) == {"model.onnx": 3, "model_q4.onnx": 1}
-    assert external_data_config({"model.onnx": 0}) == {}

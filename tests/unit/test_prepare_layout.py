@@ -144,6 +144,15 @@ def test_failed_move_brings_the_older_folder_back(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
+def test_file_in_the_place_of_the_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+
+    with pytest.raises(PrepareError, match="target is a file"), folder_in_one_step(tmp_path / "target"):
+        pass
+
+    assert (tmp_path / "target").read_text() == "precious"
+
+
 def test_file_in_the_way_is_a_named_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 

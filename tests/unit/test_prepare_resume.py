@@ -5,6 +5,7 @@ The parts are small graphs written here, so that a conversion takes a moment; wh
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -307,6 +308,22 @@ def test_changed_weights_do_not_use_what_is_kept(
     assert exporter.seen == ["load", *WEIGHTS]
 
 
+def test_files_that_a_second_conversion_does_not_make_again_are_named(
+    run: Run, folder: Path, hub: Path, exporter: Exporter
+) -> None:
+    run()
+    lines: list[str] = []
+
+    for _ in range(2):
+        target = convert(
+            open_checkpoint(folder, "a test"), hub, NAME, Choices(modes=("fp32", "fp16", "q8")), log=lines.append
+        )
+
+    (line,) = [line for line in lines if "Replaces" in line]
+    gone = "onnx/decoder_model_merged_q4.onnx, onnx/encoder_model_q4.onnx"
+    assert line.endswith(f"Replaces {target}, which also had {gone}")
+
+
 def test_only_one_conversion_to_a_place_at_a_time(run: Run, hub: Path) -> None:
     (hub / WORK).mkdir(parents=True)
     lock = FileLock.take(hub / WORK / "tests--two-parts--main.lock")
@@ -319,10 +336,72 @@ def test_only_one_conversion_to_a_place_at_a_time(run: Run, hub: Path) -> None:
     run()
 
 
+def test_work_of_other_revisions_stays(run: Run, hub: Path) -> None:
+    key = "0123456789abcdef"
+    for revision in ("main", "main--2"):
+        (hub / WORK / f"tests--two-parts--{revision}--{key}").mkdir(parents=True)
+
+    run()
+
+    assert [path.name for path in (hub / WORK).iterdir() if path.is_dir()] == [f"tests--two-parts--main--2--{key}"]
+
+
+def test_file_in_the_place_of_the_revision_is_not_replaced(run: Run, hub: Path, exporter: Exporter) -> None:
+    file = hub / NAME / "main"
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+
+    with pytest.raises(PrepareError, match=r"two-parts/main is a file, in the place of a folder"):
+        run()
+
+    assert exporter.seen == []
+    assert file.read_text() == "precious"
+    assert left_in(hub) == [f"{NAME}/main"]
+
+
 def test_disk_that_cannot_be_written_is_a_named_error(run: Run, hub: Path) -> None:
     hub.write_text("a file in the way")
     with pytest.raises(PrepareError, match="Cannot write"):
         run()
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ("pywebml.prepare.work.write_json", "state.json"),
+        ("pywebml.prepare.convert.lay_out", "encoder_model.onnx"),
+        ("pywebml.prepare.convert.save_cases", "encoder_model.npz"),
+        ("pywebml.prepare.levels_job.quantize", "encoder_model_fp16.onnx"),
+        ("pywebml.prepare.convert.shutil.copyfile", "main"),
+        ("pywebml.prepare.convert.write_report", "main"),
+        ("pywebml.prepare.convert.write_manifest", "main"),
+    ],
+)
+def test_full_disk_is_a_named_error_wherever_it_is_noticed(
+    run: Run, hub: Path, monkeypatch: pytest.MonkeyPatch, place: str, path: str
+) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patches:
+        patches.setattr(place, full)
+        with pytest.raises(PrepareError, match=rf"Cannot write .*/{path}: No space left on device\. .*free space"):
+            run()
+    assert not (hub / NAME).exists()
+    assert run() == hub / NAME / "main"
+
+
+def test_full_disk_in_the_exporter_is_a_named_error(
+    run: Run, hub: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    exporter.broken = "encoder_model"
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PrepareError, match=r"Cannot write .*/encoder_model\.onnx: No space left on device"):
+        run()
+    assert not hub.exists()
 
 
 # Processes

@@ -15,7 +15,8 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from pywebml.errors import ConversionError
-from pywebml.prepare.exporting.torch_export import check_versions, save_model
+from pywebml.prepare.compare import check_versions
+from pywebml.prepare.exporting.torch_export import opset_of, save_model
 
 USE_CACHE = "use_cache_branch"
 """Bool of shape [1]: whether the caches hold the keys and values of an encoder's output."""
@@ -77,7 +78,7 @@ def save_merged(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         ConversionError: The file is not what the web runtime loads.
     """
-    check_versions(model)
+    check_versions(path, opset_of(model), model.ir_version)
     save_model(model, path)
     outside = any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
     try:

@@ -18,16 +18,13 @@ from torch import Tensor, nn
 from transformers.exporters.utils import apply_patches
 
 from pywebml.errors import ConversionError
+from pywebml.prepare.compare import check_versions
 from pywebml.prepare.exporting.tied import share_tied
 from pywebml.prepare.quiet import quiet
 
 BATCH, SEQUENCE = "batch_size", "sequence_length"
 """Names of dimensions. Transformers.js resolves the first one alone when it makes an empty cache, and takes any other
 name for 0; so sizes that do not vary have to be numbers."""
-MAX_OPSET, MAX_IR_VERSION = 26, 13
-"""The newest that onnxruntime-web 1.30 loads."""
-MIN_OPSET = 18
-"""The exporter's own; older ones would need its version converter, which is not reliable."""
 MAX_WEIGHT_BYTES = 1_900_000_000
 """An ONNX file is one protobuf message, which ends at 2 GiB."""
 _SMALL_BYTES = 1024
@@ -125,22 +122,6 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def check_versions(model: onnx.ModelProto) -> None:
-    """Refuse what the web runtime would refuse.
-
-    Raises:
-        ConversionError: Operators or file format are too new.
-    """
-    opset = opset_of(model)
-    if not 0 < opset <= MAX_OPSET or model.ir_version > MAX_IR_VERSION:
-        raise ConversionError(
-            f"The file has opset {opset} and IR version {model.ir_version}; the web runtime loads up to opset "
-            f"{MAX_OPSET} and IR version {MAX_IR_VERSION}. Choose a lower --opset.",
-            opset=opset,
-            ir_version=model.ir_version,
-        )
-
-
 @contextmanager
 def _no_prints() -> Iterator[None]:
     """What the exporter prints when it fails is the graph up to there, several times."""
@@ -159,7 +140,7 @@ def _write(model: onnx_ir.Model, wished: Mapping[str, Shape], inputs: int, path:
         )
     proto = onnx_ir.to_proto(model)
     _strip(proto)
-    check_versions(proto)
+    check_versions(path, opset_of(proto), proto.ir_version)
     if opset_of(proto) != opset:
         raise ConversionError(f"The exporter wrote opset {opset_of(proto)} instead of {opset}. Choose another --opset.")
     _name_dims(proto.graph, wished, inputs)

@@ -19,7 +19,7 @@ class Level:
         summary: What the numbers are, in a few words.
         max_relative_error: Largest difference of an output's number from float32, over the largest magnitude in that
             output.
-        min_cosine: Between an output and the one in float32, both as one long vector.
+        min_cosine: Between an output and the one in float32, by row of the batch: see `compare.Tolerance`.
         quantize: Rewrites constants of products, filters and tables; None for levels of plain floats. The second
             argument says whether tables (embeddings) are included.
         half: Whether what stays is float16.
