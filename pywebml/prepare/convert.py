@@ -26,6 +26,7 @@ from pywebml.models.files import DTYPE_SUFFIXES, MAX_EXTERNAL_DATA_FILES, SUBFOL
 from pywebml.prepare.compare import MAX_OPSET, Comparison, Tolerance, check_loadable, compare, require
 from pywebml.prepare.layout import folder_in_one_step, model_folder, sha256_of, write_json, write_manifest
 from pywebml.prepare.levels_job import LevelJob, lay_out, remove_file, run_level_job, save_cases
+from pywebml.prepare.older_tokenizers import make_older_tokenizer
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quantizing import LEVELS, quantize
 from pywebml.prepare.report import PACKAGES, ConvertedFile, write_report
@@ -336,7 +337,7 @@ class _Conversion:
             load_tokenizer(self._checkpoint.folder)
 
     def _with_fast_tokenizer(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with `tokenizer.json`, where transformers can make it of the older files."""
+        """The checkpoint with `tokenizer.json`, where transformers or we can make it of the older files."""
         older = [name for name in VOCABULARIES if (checkpoint.folder / name).is_file()]
         if TOKENIZER in older or not older:
             return checkpoint
@@ -349,6 +350,10 @@ class _Conversion:
         staged.mkdir()
         for path in checkpoint.folder.iterdir():
             (staged / path.name).symlink_to(path.resolve())
+        if (made := make_older_tokenizer(staged)) is not None:
+            (staged / TOKENIZER).write_text(made, encoding="utf-8")
+            self.say(f"Made {TOKENIZER} of {', '.join(older)}")
+            return replace(checkpoint, folder=staged)
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(
