@@ -34,6 +34,7 @@ from pywebml.prepare.layout import (
     write_manifest,
 )
 from pywebml.prepare.levels_job import LevelJob, lay_out, remove_file, run_level_job, save_cases
+from pywebml.prepare.older_tokenizers import make_older_tokenizer
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quantizing import LEVELS, quantize
 from pywebml.prepare.report import PACKAGES, ConvertedFile, write_report
@@ -363,7 +364,7 @@ class _Conversion:
             load_tokenizer(self._checkpoint.folder)
 
     def _with_fast_tokenizer(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint with `tokenizer.json`, where transformers can make it of the older files."""
+        """The checkpoint with `tokenizer.json`, where transformers or we can make it of the older files."""
         older = [name for name in VOCABULARIES if (checkpoint.folder / name).is_file()]
         if TOKENIZER in older or not older:
             return checkpoint
@@ -377,6 +378,11 @@ class _Conversion:
             staged.mkdir()
             for path in checkpoint.folder.iterdir():
                 (staged / path.name).symlink_to(path.resolve())
+        if (made := make_older_tokenizer(staged)) is not None:
+            with disk_errors(staged / TOKENIZER):
+                (staged / TOKENIZER).write_text(made, encoding="utf-8")
+            self.say(f"Made {TOKENIZER} of {', '.join(older)}")
+            return replace(checkpoint, folder=staged)
         try:
             with quiet():
                 tokenizer = AutoTokenizer.from_pretrained(

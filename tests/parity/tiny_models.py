@@ -76,7 +76,7 @@ DECODERS: Mapping[str, Mapping[str, Any]] = {
     "falcon": {**_ENCODER, "num_hidden_layers": 2},
     "gemma": {**_LLAMA, "num_hidden_layers": 1, "head_dim": 8, "num_key_value_heads": 1},
     "gemma2": {**_LLAMA, **_SLIDING, "head_dim": 8},
-    "gemma3_text": {**_LLAMA, **_SLIDING, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma3_text": {**_LLAMA, **_SLIDING, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
     "glm": {**_LLAMA, "head_dim": 8},
     "gpt2": _GPT,
     "gpt_bigcode": _GPT,

@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
 from pywebml.errors import ConversionError, PrepareError, SourceError, ToleranceError
 from pywebml.models.config import ModelConfig
@@ -522,8 +523,30 @@ def test_pieces_of_sentences_become_a_fast_tokenizer(run: Run, folder: Path, mod
     assert json.loads((target / "tokenizer.json").read_text())["model"]["type"] == "Unigram"
 
 
+def test_characters_of_a_model_of_sounds_become_a_tokenizer(run: Run, folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "wav2vec2"}')
+    (folder / "vocab.json").write_text('{"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5}')
+
+    target = run(modes=("q8",))
+
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    assert tokenizer.decode([5, 5, 0, 5, 4, 4, 5], skip_special_tokens=False) == "AA A"
+
+
+def test_pieces_of_marian_become_a_tokenizer(run: Run, folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "marian"}')
+    (folder / "vocab.json").write_text('{"</s>": 0, "<unk>": 1, "▁": 2, "t": 3, "<pad>": 4}')
+    for name in ("source.spm", "target.spm"):
+        (folder / name).write_bytes(trained("unigram"))
+
+    target = run(modes=("q8",))
+
+    assert Tokenizer.from_file(str(target / "tokenizer.json")).encode("t").ids == [2, 3, 0]
+
+
 def test_tokenizer_that_a_model_of_sounds_cannot_have_is_told(folder: Path, hub: Path, exporter: Exporter) -> None:
     (folder / "config.json").write_text('{"model_type": "wav2vec2"}')
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer"}')
     (folder / "vocab.json").write_text('{"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4, "A": 5}')
     lines: list[str] = []
 
