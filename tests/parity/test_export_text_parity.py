@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from pywebml.prepare.architectures import ARCHITECTURES, export_model
+from pywebml.prepare.convert import MIN_OPSET
 from pywebml.prepare.exporting import decoders, encoders
 from pywebml.prepare.exporting.decoders import SHARED_CACHE_TYPES, positions
 from pywebml.prepare.exporting.texts import SENTENCES
-from pywebml.prepare.exporting.torch_export import MIN_OPSET
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quiet import quiet
 from pywebml.prepare.source import open_checkpoint

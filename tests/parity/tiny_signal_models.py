@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pywebml.prepare.architectures import ARCHITECTURES, export_model
-from pywebml.prepare.exporting.torch_export import MIN_OPSET
+from pywebml.prepare.convert import MIN_OPSET
 from pywebml.prepare.parts import ExportedModel, Part
 from pywebml.prepare.quiet import quiet
 from pywebml.prepare.source import Checkpoint
@@ -355,6 +355,11 @@ def _make_uneven(model: PreTrainedModel, spread: float) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 1 and tensor.is_floating_point():
             tensor.data += 0.1 * torch.rand_like(tensor)
+    if isinstance(model, transformers.CLIPModel):
+        # Texts and images with nothing in common would have similarities of nothing but noise.
+        model.text_projection.weight.data.copy_(model.visual_projection.weight)
+        model.text_model.final_layer_norm.bias.data += 2
+        model.vision_model.post_layernorm.bias.data += 2
 
 
 def transformers_js(request: Mapping[str, Any]) -> Any:

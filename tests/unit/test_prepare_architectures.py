@@ -61,7 +61,8 @@ def test_a_configuration_that_names_no_task_asks_for_one(architectures: tuple[st
 
 def test_architectures_that_are_no_names_ask_for_a_task() -> None:
     config = config_of("bert")
-    config.architectures = [1]
+    damaged: Any = [1]
+    config.architectures = damaged
 
     with pytest.raises(ConversionError, match=r"its architectures are 1\. Choose with --task"):
         infer_task(config)
