@@ -1,6 +1,7 @@
 /** The page that a person opens: what it shows, by mouse, keyboard and touch, on any screen, and when things break. */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
@@ -8,6 +9,12 @@ import type { Locator, Page } from "@playwright/test";
 import { damage, expect, HUB_FILES, MODEL, REVISION, readIndexedDb, Server, test } from "./fixtures.ts";
 
 const WEIGHTS = `${HUB_FILES}onnx/model_quantized.onnx`;
+const manifest = JSON.parse(readFileSync(`dist/hub/${MODEL}/${REVISION}/manifest.json`, "utf8")) as {
+  files: Record<string, { size: number }>;
+};
+/** As the page writes sizes: of the weights, and of all that an engine with them needs. */
+const WEIGHTS_SIZE = megabytes("onnx/model_quantized.onnx");
+const ALL = megabytes("onnx/model_quantized.onnx", "config.json", "tokenizer.json", "tokenizer_config.json");
 // The first two mean much the same; the last one would do something if it were taken for markup.
 const SENTENCES = [
   "A cat is asleep in the sun.",
@@ -15,6 +22,11 @@ const SENTENCES = [
   "The orchestra is rehearsing a symphony.",
   '<img src="x" alt="y"> & interest rates rose again.',
 ];
+
+function megabytes(...files: string[]): string {
+  const size = files.reduce((sum, file) => sum + (manifest.files[file]?.size ?? Number.NaN), 0);
+  return `${(size / 1e6).toFixed(1)} MB`;
+}
 
 /** Opens the page; Python may still be starting. */
 async function open(page: Page, origin: string, query = "?dtype=q8"): Promise<void> {
@@ -130,7 +142,7 @@ test("sentences become a table of similarities, and the alike pair stands out", 
     await expect(page.locator(`#progress-${step}`)).toHaveAttribute("data-state", "done");
     await expect(page.locator(`#bar-${step}`)).toHaveJSProperty("value", 100);
   }
-  await expect(page.locator("#progress-model .detail")).toHaveText("23.3 MB downloaded");
+  await expect(page.locator("#progress-model .detail")).toHaveText(`${ALL} downloaded`);
 });
 
 test("the keyboard alone embeds, stops and starts again, and the focus is never lost", async ({
@@ -164,7 +176,7 @@ test("the keyboard alone embeds, stops and starts again, and the focus is never 
   expect(await tabTo(page, "embed")).toEqual(["threads", "embed"]);
   await page.keyboard.press("Space");
   await expect(page.locator("#sentences-error")).toBeEmpty();
-  await expect(page.locator("#progress-model .detail")).toHaveText(/^3\.\d MB of 23\.3 MB$/);
+  await expect(page.locator("#progress-model .detail")).toHaveText(new RegExp(`^3\\.\\d MB of ${ALL}$`));
   expect(await focused(page)).toBe("embed");
 
   expect(await tabTo(page, "stop")).toEqual(["prefetch", "stop"]);
@@ -504,13 +516,13 @@ test("stored models are listed with their files, also on the next visit, and del
 
   // From the store: no second download.
   await embed(page);
-  await expect(page.locator("#progress-model .detail")).toHaveText("23.3 MB from this browser's storage");
+  await expect(page.locator("#progress-model .detail")).toHaveText(`${ALL} from this browser's storage`);
   expect((await server.paths()).filter((path) => /^\/hub\/|attachments/.test(path))).toEqual([]);
 
   const remove = section.getByRole("button", { name: `Delete ${MODEL} ${REVISION}` });
   const question = page.getByRole("dialog", { name: "Delete this model?" });
   await remove.click();
-  await expect(question).toContainText(`${MODEL} ${REVISION} takes 23.3 MB.`);
+  await expect(question).toContainText(`${MODEL} ${REVISION} takes ${ALL}.`);
   await question.getByRole("button", { name: "Keep it" }).click();
   await expect(question).toBeHidden();
   await expect(row).toBeVisible();
@@ -524,7 +536,7 @@ test("stored models are listed with their files, also on the next visit, and del
   const left = readBytes(await page.locator("#fact-storage").innerText());
   expect(Math.abs(used - size - left)).toBeLessThan(0.2e6);
   // The size of the next download is told again, for which the hub's own list is read.
-  await expect(page.locator("#download-size")).toHaveText("23.3 MB to download.");
+  await expect(page.locator("#download-size")).toHaveText(`${ALL} to download.`);
   const rest = (await readIndexedDb(page)).files.map((file) => file.key.at(-1));
   expect(rest).toContain("ort-wasm-simd-threaded.wasm");
   expect(rest.filter((file) => file?.includes("token") || file?.includes("onnx/"))).toEqual([]);
@@ -564,7 +576,7 @@ test("a model can be downloaded ahead: its size is told first, and then it works
   await page.getByRole("button", { name: "Download only" }).click();
   await expect(page.getByRole("status")).toHaveText(/^Stored: 37\.\d MB\.$/);
   await expect(size).toHaveText("Stored, nothing to download.");
-  await expect(page.locator("#progress-model .detail")).toHaveText("23.3 MB downloaded");
+  await expect(page.locator("#progress-model .detail")).toHaveText(`${ALL} downloaded`);
   await expect(page.locator("#engines")).toContainText("None yet");
   await expect(page.getByRole("rowheader", { name: MODEL, exact: true })).toBeVisible();
   const shown = (await page.evaluate(() => (globalThis as Record<string, unknown>).shown)) as [
@@ -572,7 +584,7 @@ test("a model can be downloaded ahead: its size is told first, and then it works
     string,
   ][];
   const totals = shown.map(([, text]) => / of (.*)$/.exec(text)?.[1]).filter((total) => total !== undefined);
-  expect(new Set(totals)).toEqual(new Set(["23.3 MB"]));
+  expect(new Set(totals)).toEqual(new Set([ALL]));
   const positions = shown.map(([position]) => position).filter((position) => position >= 0);
   expect(positions).toEqual([...positions].sort((a, b) => a - b));
 
@@ -626,11 +638,11 @@ test("stored models are kept, verified, exported and imported from their rows", 
   await damage(page, "onnx/model_quantized.onnx");
   await button("Verify").click();
   await expect(note).toContainText("onnx/model_quantized.onnx was damaged and is removed.");
-  await expect(page.locator("#download-size")).toHaveText("22.8 MB to download.");
+  await expect(page.locator("#download-size")).toHaveText(`${WEIGHTS_SIZE} to download.`);
   await button("Delete").click();
   await page.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
   await expect(section).toContainText("None yet");
-  await expect(page.locator("#download-size")).toHaveText("23.3 MB to download.");
+  await expect(page.locator("#download-size")).toHaveText(`${ALL} to download.`);
 
   await server.fault({ path: "/hub/*", kind: "drop" });
   await page.locator("#import-file-input").setInputFiles(archive);
@@ -681,7 +693,7 @@ test("what a stopped download left goes on later, or is dropped", async ({ page,
   const section = page.locator("#stored-models");
   const size = page.locator("#download-size");
   await page.getByRole("button", { name: "Download only" }).click();
-  await expect(page.locator("#progress-model .detail")).toHaveText(/^8\.\d MB of 23\.3 MB$/);
+  await expect(page.locator("#progress-model .detail")).toHaveText(new RegExp(`^8\\.\\d MB of ${ALL}$`));
   await expect(page.locator("#progress-runtime")).toHaveAttribute("data-state", "done");
   await page.getByRole("button", { name: "Stop", exact: true }).click();
   await expect(page.getByRole("status")).toHaveText("Stopped.");
@@ -693,7 +705,7 @@ test("what a stopped download left goes on later, or is dropped", async ({ page,
   await unfinished.getByRole("button", { name: "Drop them" }).click();
   await expect(unfinished).toBeHidden();
   await expect(section.locator("#models-note")).toHaveText("Unfinished downloads dropped.");
-  await expect(size).toHaveText("22.8 MB to download.");
+  await expect(size).toHaveText(`${WEIGHTS_SIZE} to download.`);
   expect(await focused(page)).toBe("stored-title");
 });
 
