@@ -7,10 +7,8 @@ environment has PYWEBML_EVERY_ARCHITECTURE=1.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +38,7 @@ from tests.parity.tiny_models import (
     session_of,
     write_tiny_checkpoint,
 )
+from tests.parity.tiny_signal_models import js_tensor, transformers_js
 
 TOLERANCE = 1e-5
 PROMPTS = ([9, 8, 14, 21, 33, 47, 52, 60, 71], [12, 40, 18, 66])
@@ -107,12 +106,7 @@ class Written:
             return getattr(transformers, auto_class).from_pretrained(self.folder)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(folder: Path, model_type: str, task: str) -> Written:
@@ -301,25 +295,12 @@ def test_several_tokens_after_a_past_are_refused_for_a_batch_that_shares_its_cac
         decoder.sessions["model_gqa"].run(None, dict(case.feeds))
 
 
-def transformers_js(tiny: Written, **request: Any) -> list[Any]:
-    """Answers of Transformers.js for calls of a model folder."""
-    done = subprocess.run(
-        ["node", Path(__file__).with_name("transformers_js.mjs")],
-        input=json.dumps({"folder": str(tiny.folder), **request}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    answers: list[Any] = json.loads(done.stdout)
-    return answers
-
-
 def test_transformers_js_embeds_like_pytorch(written: Writer) -> None:
     bert = written("bert", "feature-extraction")
     texts = [SENTENCES[0], SENTENCES[7]]
-    (answer,) = transformers_js(bert, task="feature-extraction", calls=[{"pipeline": [texts]}])
+    (answer,) = transformers_js(
+        {"folder": str(bert.folder), "task": "feature-extraction", "calls": [{"pipeline": [texts]}]}
+    )
     with quiet(), torch.no_grad():
         tokens = AutoTokenizer.from_pretrained(bert.folder)(texts, padding=True, return_tensors="pt")
         expected = bert.model()(**tokens).last_hidden_state.numpy()
@@ -334,15 +315,14 @@ def test_transformers_js_embeds_like_pytorch(written: Writer) -> None:
 def test_transformers_js_generates_the_tokens_of_generate(written: Writer, model_type: str, file: str) -> None:
     tiny = written(model_type, "text-generation")
     ids, mask = left_padded(PROMPTS)
-    inputs = {
-        name: {"tensor": array.ravel().tolist(), "type": "int64", "dims": array.shape}
-        for name, array in (("inputs", ids), ("attention_mask", mask))
-    }
+    inputs = {"inputs": js_tensor(ids), "attention_mask": js_tensor(mask)}
     (answer,) = transformers_js(
-        tiny,
-        **{"class": "AutoModelForCausalLM"},
-        options={"model_file_name": file},
-        calls=[{"generate": {**inputs, "max_new_tokens": NEW_TOKENS, "eos_token_id": -1}}],
+        {
+            "folder": str(tiny.folder),
+            "class": "AutoModelForCausalLM",
+            "options": {"model_file_name": file},
+            "calls": [{"generate": {**inputs, "max_new_tokens": NEW_TOKENS, "eos_token_id": -1}}],
+        }
     )
     tokens = np.array(answer["data"]).reshape(answer["dims"])
 

@@ -6,12 +6,10 @@ environment has PYWEBML_EVERY_ARCHITECTURE=1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from pywebml.prepare.architectures import infer_task
 from pywebml.prepare.exporting import audio, vision
@@ -84,12 +82,7 @@ SHAPES: dict[tuple[str, str], dict[str, list[str | int]]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=choices(MODELS, ALWAYS))

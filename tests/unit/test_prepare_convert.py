@@ -18,7 +18,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertModel,
@@ -30,10 +29,10 @@ from transformers import (
 from pywebml.errors import ConversionError, PrepareError, SourceError
 from pywebml.prepare.architectures import export_model
 from pywebml.prepare.convert import MAX_OPSET, Choices, convert
-from pywebml.prepare.exporting.texts import SENTENCES
 from pywebml.prepare.quantizing import quantize
 from pywebml.prepare.quiet import quiet
 from pywebml.prepare.source import open_checkpoint
+from tests.parity.tiny_models import tiny_tokenizer
 
 NAME = "tests/tiny-bert"
 REVISION = "v1.0.0"
@@ -42,18 +41,6 @@ CARD = "---\nlanguage: en\nlicense: 'mit'\n---\n# Tiny\n"
 
 def no_log(_line: str) -> None:
     """Progress is not what these tests look at."""
-
-
-def tiny_tokenizer() -> Tokenizer:
-    pieces = {piece for sentence in SENTENCES for piece in sentence.lower().replace(".", " .").split()}
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *sorted(pieces)]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.add_special_tokens(words[:4])
-    return tokenizer
 
 
 def write_checkpoint(folder: Path, model: PreTrainedModel) -> Path:

@@ -21,7 +21,8 @@ from pywebml.prepare.quiet import quiet
 from pywebml.prepare.source import VOCABULARIES, open_checkpoint
 from tests.faults.hugging_face import Revision
 from tests.faults.server import FaultServer
-from tests.unit.test_prepare_convert import tiny_bert, tiny_tokenizer, write_checkpoint
+from tests.parity.tiny_models import tiny_tokenizer
+from tests.unit.test_prepare_convert import tiny_bert, write_checkpoint
 
 CARD = "---\nlicense: mit\n---\n"
 WEIGHTS = save({"a": np.ones(3, np.float32)})

@@ -22,14 +22,19 @@ export interface BlobHasher {
 
 /** SHA-256 of bytes that may be in memory at once, lower-case hexadecimal. They are gone afterwards. */
 export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  // The types promise it, but browsers leave it out on pages over plain http.
-  const subtle = globalThis.crypto?.subtle as SubtleCrypto | undefined;
-  const hash =
-    subtle === undefined
-      ? (await createSHA256()).update(bytes).digest()
-      : toHex(new Uint8Array(await subtle.digest("SHA-256", bytes)));
+  const hash = toHex(await digest(bytes));
   free(bytes);
   return hash;
+}
+
+async function digest(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
+  // The types promise it, but browsers leave it out on pages over plain http.
+  const subtle = globalThis.crypto?.subtle as SubtleCrypto | undefined;
+  return new Uint8Array(
+    subtle === undefined
+      ? (await createSHA256()).update(bytes).digest("binary")
+      : await subtle.digest("SHA-256", bytes),
+  );
 }
 
 /** As many are hashed beside each other. */
@@ -40,11 +45,6 @@ const BLOCK_SIZE = 512 * 1024;
 
 /** The hash of a part of a file: SHA-256 over the SHA-256 of every block. The bytes are gone afterwards. */
 export async function partHash(pieces: Iterable<Promise<Uint8Array<ArrayBuffer>>>): Promise<string> {
-  const subtle = globalThis.crypto?.subtle as SubtleCrypto | undefined;
-  const digest = async (bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> =>
-    subtle === undefined
-      ? new Uint8Array((await createSHA256()).update(bytes).digest("binary"))
-      : new Uint8Array(await subtle.digest("SHA-256", bytes));
   const blocks: Uint8Array<ArrayBuffer>[] = [];
   for (const piece of pieces) {
     const bytes = await piece;

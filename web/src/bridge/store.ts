@@ -386,8 +386,10 @@ async function together(sources: Source[]): Promise<Uint8Array<ArrayBuffer> | un
     return undefined;
   }
   try {
-    // Reading several at once may never end in Chromium when one of them is gone from the disk.
-    await Promise.all(blobs.map((blob) => blob.slice(-1).arrayBuffer()));
+    if (blobs.length > 1) {
+      // Reading several at once may never end in Chromium when one of them is gone from the disk.
+      await Promise.all(blobs.map((blob) => blob.slice(-1).arrayBuffer()));
+    }
     return new Uint8Array(await new Blob(blobs).arrayBuffer());
   } catch {
     return undefined;
